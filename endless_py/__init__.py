@@ -1,0 +1,108 @@
+"""Python's socket servers, replaceable while they run.
+
+Change one import, and `kill -HUP pid` starts the same command line again, hands it the
+listening sockets, and lets the old process finish what it is doing:
+
+    from endless_py.http.server import ThreadingHTTPServer
+
+Every server class is also an attribute of this package.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from endless_py import http, socketserver
+from endless_py.boundary import await_message
+from endless_py.control import (
+    after_signal,
+    before_reload,
+    before_signal,
+    check,
+    drained,
+    generation,
+    is_reloaded,
+    listen,
+    on_drained,
+    on_draining,
+    on_ready,
+    pass_file,
+    passed_file,
+    ready,
+    reload,
+    set_signals,
+    state,
+    stop,
+    wait_for_predecessor,
+)
+from endless_py.exceptions import (
+    ChannelClosed,
+    ChannelError,
+    EndlessError,
+    PidFileError,
+    UnsupportedPlatform,
+)
+from endless_py.http.server import *  # noqa: F403
+from endless_py.http.server import __all__ as _http_names
+from endless_py.mixin import GracefulMixIn
+from endless_py.socketserver import *  # noqa: F403
+from endless_py.socketserver import __all__ as _socketserver_names
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChannelClosed",
+    "ChannelError",
+    "EndlessError",
+    "GracefulMixIn",
+    "PidFileError",
+    "UnsupportedPlatform",
+    "after_signal",
+    "await_message",
+    "before_reload",
+    "before_signal",
+    "check",
+    "drained",
+    "generation",
+    "http",
+    "is_reloaded",
+    "listen",
+    "on_drained",
+    "on_draining",
+    "on_ready",
+    "pass_file",
+    "passed_file",
+    "ready",
+    "reload",
+    "set_signals",
+    "socketserver",
+    "state",
+    "stop",
+    "wait_for_predecessor",
+]
+__all__ += [name for name in _http_names + _socketserver_names if name not in __all__]
+
+# What costs time to import is imported when it is asked for.
+_LATE = {
+    "DocXMLRPCServer": "endless_py.xmlrpc.server",
+    "MultiPathXMLRPCServer": "endless_py.xmlrpc.server",
+    "SimpleXMLRPCServer": "endless_py.xmlrpc.server",
+    "ThreadingWSGIServer": "endless_py.wsgiref.simple_server",
+    "WSGIServer": "endless_py.wsgiref.simple_server",
+    "make_server": "endless_py.wsgiref.simple_server",
+}
+__all__ += list(_LATE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

@@ -1,0 +1,128 @@
+"""How this process was started, and starting it again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Optional
+
+
+class CommandLine:
+    """What to start: `executable` with `arguments` (its own name first) in `directory`."""
+
+    def __init__(self, executable: str, arguments: list[str], directory: str) -> None:
+        self.executable = executable
+        self.arguments = arguments
+        self.directory = directory
+
+    def locate(self, environment: dict[str, str]) -> tuple[str, str]:
+        """Return the interpreter to start and the directory to start it in, and set $PWD so.
+
+        Raises OSError when there is nothing to start.
+        """
+        if not self.arguments:
+            raise OSError("the command line of this process is not known on this platform")
+        directory = self.directory if os.path.isdir(self.directory) else "/"
+        if self.directory:
+            environment["PWD"] = directory
+        executable = self.executable
+        if os.sep in executable:
+            full = os.path.join(directory, executable)
+            if not os.path.exists(full):
+                raise FileNotFoundError(2, "the interpreter is not there", full)
+        else:
+            executable = shutil.which(executable) or executable
+        return executable, directory
+
+
+def _original_arguments() -> list[str]:
+    """Return the arguments the interpreter itself was given; empty when nothing tells them."""
+    original: Optional[list[str]] = getattr(sys, "orig_argv", None)  # from 3.10 on
+    if original:
+        return list(original)
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            return [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
+    except OSError:
+        pass
+    try:
+        import ctypes  # only 3.9 without /proc comes here
+
+        count = ctypes.c_int()
+        words = ctypes.POINTER(ctypes.c_wchar_p)()
+        ctypes.pythonapi.Py_GetArgcArgv(ctypes.byref(count), ctypes.byref(words))
+        return [words[i] or "" for i in range(count.value)]
+    except (ImportError, AttributeError):
+        return []
+
+
+def _first_directory(arguments: list[str]) -> str:
+    """Return the directory the process was started in, as far as it can still be told.
+
+    A program may have changed directory before it imported this package; the absolute name
+    of its script tells where a relative one was looked up.
+    """
+    name = getattr(sys.modules.get("__main__"), "__file__", None) or ""
+    for word in arguments[1:]:
+        if os.path.isabs(name) and not os.path.isabs(word) and name.endswith(os.sep + word):
+            return str(name[: -len(word) - 1]) or os.sep
+    return "."
+
+
+def _logical_directory(arguments: list[str]) -> str:
+    """Return $PWD when it names the first directory, else that directory ("" if it is gone).
+
+    $PWD keeps a `current` symlink as the operator wrote it, so that the successor
+    follows it afresh.
+    """
+    logical, first = os.environ.get("PWD", ""), _first_directory(arguments)
+    try:
+        if os.path.isabs(logical) and os.path.samefile(logical, first):
+            return logical
+        return os.getcwd() if first == "." else first
+    except OSError:
+        return ""
+
+
+def capture() -> CommandLine:
+    """Note how this process was started; call it before the program can change directory."""
+    arguments = _original_arguments()
+    executable = sys.executable or (arguments[0] if arguments else "")
+    if arguments and os.sep in arguments[0]:
+        # sys.executable has a relative path made absolute through getcwd(), which
+        # resolves symlinks; the word that was typed is found afresh.
+        executable = arguments[0]
+    return CommandLine(executable, arguments, _logical_directory(arguments))
+
+
+def start(
+    command: CommandLine,
+    environment: dict[str, str],
+    descriptor: int,
+    stderr: Optional[int] = None,
+) -> int:
+    """Start `command` again with one inherited descriptor and return its pid.
+
+    The spawn is vfork-style from 3.10 on.
+
+    stderr is a descriptor that is to be its standard error, None for this process's.
+
+    Raises OSError when it cannot be started.
+    """
+    import subprocess  # late, as only a reload needs it
+
+    executable, directory = command.locate(environment)
+    # argv[0] tells the interpreter where its virtual environment is.
+    process = subprocess.Popen(
+        [executable, *command.arguments[1:]],
+        env=environment,
+        cwd=directory,
+        pass_fds=(descriptor,),
+        stderr=stderr,
+    )
+    process.returncode = 0  # it outlives this process by design: subprocess is not to wait for it
+    return process.pid

@@ -1,0 +1,165 @@
+"""Who moves the generation on: a serving loop that is free, else a helper thread.
+
+Each serving loop calls `advance()` when it is woken. Only while none of them can (before
+the first loop, after the last, or while a server without threads runs a handler in its
+loop) a helper thread does. A process with a forking server has a free loop whenever it
+forks, so it never forks beside a helper.
+
+Locks: `_helper_lock`, then `_driving`. A signal handler takes none but the first, and
+that one without waiting.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+import time
+from collections import deque
+
+from endless_py.loop import Waiter
+from endless_py.serving import Serving
+from endless_py.signals import Note
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Callable, Optional
+
+
+class Driver:
+    """Calls `step()` in one thread at a time, as long as notes are left for it.
+
+    pending() says whether there is or may soon be something to do, watched() and
+    deadline() what to wait for meanwhile.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], None],
+        pending: Callable[[], bool],
+        watched: Callable[[], dict[int, int]],
+        deadline: Callable[[], Optional[float]],
+    ) -> None:
+        self._step = step
+        self._pending = pending
+        self._watched = watched
+        self._deadline = deadline
+        self.notes: deque[Note] = deque()
+        self.exiting = False
+        self.changes = object()  # another one whenever what the functions above say may differ
+        self._calm: object = None  # the one of them in which nothing was pending
+        self._free: set[Serving] = set()
+        self._pid = os.getpid()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.lock = threading.Lock()
+        self._helper_lock = threading.Lock()
+        self._helper: Optional[_thread.LockType] = None
+        self._helper_waiter: Optional[Waiter] = None
+        self._helper_quits = False
+
+    def advance(self) -> None:
+        """Do what there is to do now. Never waits; any thread may call it."""
+        while self.lock.acquire(blocking=False):
+            try:
+                self._step()
+            finally:
+                self.changes = object()
+                self.lock.release()
+            if not self.notes:
+                return
+
+    def note(self, note: Note) -> None:
+        """Leave a note; safe in a signal handler and in any thread."""
+        self.notes.append(note)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have `advance()` called soon."""
+        self.changes = object()
+        free = list(self._free)
+        for serving in free:
+            serving.wake()
+        waiter = self._helper_waiter
+        if waiter is not None:
+            waiter.wake()
+        if not free and self._pending():
+            self._start_helper()
+
+    def free(self, serving: Serving) -> None:
+        """This server's loop can drive from now on."""
+        self._free.add(serving)
+        if self._helper is not None:
+            self.end_helper()
+        if self.notes or self._has_to_do():
+            serving.wake()  # what came before may have woken nobody but the helper
+
+    def busy(self, serving: Serving) -> None:
+        """This server's loop runs something that may take long."""
+        self._free.discard(serving)
+        if not self._free and self._has_to_do():
+            self._start_helper()
+
+    def _has_to_do(self) -> bool:
+        """Whether something is pending; asked again only after a change."""
+        changes = self.changes
+        if self._calm is changes:
+            return False
+        if self._pending():
+            return True
+        self._calm = changes
+        return False
+
+    def _start_helper(self) -> None:
+        if self.exiting or not self._helper_lock.acquire(blocking=False):
+            return  # somebody is starting one right now
+        try:
+            if self._helper is None and os.getpid() == self._pid:
+                self._helper_quits = False
+                self._helper = _thread.allocate_lock()
+                self._helper.acquire()
+                self._helper_waiter = Waiter()
+                # threading.Thread takes locks that the code interrupted by a signal may hold.
+                _thread.start_new_thread(self._help, ())
+        except (OSError, RuntimeError):
+            # No descriptor or memory for it now; the next loop that is free does its work.
+            waiter, self._helper_waiter, self._helper = self._helper_waiter, None, None
+            if waiter is not None:
+                waiter.close()
+        finally:
+            self._helper_lock.release()
+
+    def end_helper(self) -> None:
+        """Wait until no helper thread runs."""
+        helper, waiter = self._helper, self._helper_waiter
+        if helper is not None and waiter is not None:
+            self._helper_quits = True
+            waiter.wake()
+            with helper:  # the helper holds it until it ends
+                pass
+
+    def _help(self) -> None:
+        helper, waiter = self._helper, self._helper_waiter
+        assert helper is not None
+        assert waiter is not None
+        try:
+            while not self._helper_quits and self._pending():
+                self.advance()
+                if self._helper_quits or not self._pending():
+                    break
+                waiter.watch(self._watched())
+                deadline = self._deadline()
+                waiter.wait(None if deadline is None else deadline - time.monotonic())
+        finally:
+            self._helper = self._helper_waiter = None
+            waiter.close()
+            helper.release()
+        if self._pending() and not self._free and not self._helper_quits:
+            self._start_helper()
+
+    def in_forked_child(self) -> None:
+        """Locks may be held and threads are gone."""
+        self.notes.clear()
+        self._free = set()
+        self._reset()

@@ -1,0 +1,1 @@
+"""Mirrors of the standard library's http package."""

@@ -1,0 +1,87 @@
+"""HTTP's notion of an idle connection, and of telling a client that it ends.
+
+A handler class derived from BaseHTTPRequestHandler is used through a subclass made
+here: its message boundaries are before each request.
+"""
+
+from __future__ import annotations
+
+import functools
+import socketserver
+from http.server import BaseHTTPRequestHandler
+
+from endless_py import boundary
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+
+class HTTPConnectionMixIn(boundary.MigratingMixIn):
+    """Put to the left of a handler class."""
+
+    _at_start = True
+    _reads_ahead = False
+    _status: Optional[int] = None
+    _connection_said = False
+
+    def handle(self: Any) -> None:
+        if self._await_request():
+            super().handle()  # type: ignore[misc]
+
+    def handle_one_request(self: Any) -> None:
+        if self._at_start:
+            self._at_start = False  # handle() has waited already
+        elif not self._await_request():
+            self.close_connection = True
+            return
+        super().handle_one_request()  # type: ignore[misc]
+
+    def _await_request(self: Any) -> bool:
+        try:
+            return boundary.of(self).wait(self, self._reads_ahead)
+        except TimeoutError as error:  # as BaseHTTPRequestHandler says it
+            self.log_error("Request timed out: %r", error)
+            return False
+
+    def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
+        self._status = code
+        self._connection_said = False
+        super().send_response_only(code, message)  # type: ignore[misc]
+
+    def send_header(self: Any, keyword: str, value: str) -> None:
+        if keyword.lower() == "connection":
+            self._connection_said = True
+        super().send_header(keyword, value)  # type: ignore[misc]
+
+    def end_headers(self: Any) -> None:
+        final = self._status is None or self._status >= 200  # None: a head written by hand
+        if final and not self._connection_said:
+            place = boundary.of(self)
+            if place.draining() and not place.can_migrate(self):
+                self.send_header("Connection", "close")
+        self._status, self._connection_said = None, False
+        super().end_headers()  # type: ignore[misc]
+
+
+def prepare(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what to call instead of `handler`: a class, or a functools.partial of one.
+
+    Anything else (a function that makes handlers, a datagram's class) is returned as it is.
+    """
+    if isinstance(handler, functools.partial):
+        inner = prepare(handler.func)
+        return functools.partial(inner, *handler.args, **handler.keywords)
+    if isinstance(handler, type):
+        # the stub has __hash__ wrong
+        if issubclass(handler, BaseHTTPRequestHandler):
+            derived: Any = boundary.derive(HTTPConnectionMixIn, handler)  # type: ignore[arg-type]
+            # One that reads requests in a way of its own may do so from the socket.
+            derived._reads_ahead = (
+                handler.handle is BaseHTTPRequestHandler.handle
+                and handler.handle_one_request is BaseHTTPRequestHandler.handle_one_request
+            )
+            return derived  # type: ignore[no-any-return]
+        if issubclass(handler, socketserver.StreamRequestHandler):
+            return boundary.derive(boundary.MigratingMixIn, handler)  # type: ignore[arg-type]
+    return handler

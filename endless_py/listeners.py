@@ -1,0 +1,267 @@
+"""Listeners: bind, adopt, match, unlink."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import sys
+import threading
+from contextlib import suppress
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+_ACCEPT_COPIES_O_NONBLOCK = not sys.platform.startswith("linux")
+
+
+class Binding:
+    """What a listener is bound to, told in a way that another process understands.
+
+    address is the real one (getsockname), requested the one the program asked for, inode
+    the device and inode of a Unix path, index the number in the predecessor's list. lent is
+    the name (it may be empty) of one that a service manager has opened and keeps: its path
+    is never unlinked, and every generation hands it on, used or not.
+    """
+
+    def __init__(
+        self,
+        family: int,
+        kind: int,
+        address: Any,
+        requested: Any,
+        inode: Optional[tuple[int, int]] = None,
+        index: Optional[int] = None,
+        lent: Optional[str] = None,
+    ) -> None:
+        self.family = int(family)
+        self.kind = int(kind)
+        self.address = address
+        self.requested = requested
+        self.inode = inode
+        self.index = index
+        self.lent = lent
+
+    @classmethod
+    def lent_by_manager(cls, family: int, kind: int, address: Any, name: str) -> Binding:
+        """Describe a listener that this process neither made nor got from a predecessor."""
+        inode = None if isinstance(address, tuple) else _inode(address)
+        return cls(family, kind, address, address, inode, lent=name)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "kind": self.kind,
+            "address": address_to_json(self.address),
+            "requested": address_to_json(self.requested),
+            "inode": self.inode,
+            "lent": self.lent,
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any], index: int) -> Binding:
+        """Raises KeyError, TypeError or ValueError when the body is not what to_json() gives."""
+        inode = body["inode"]
+        for name in ("address", "requested"):
+            if not isinstance(body[name], (list, str)):
+                raise ValueError(f"{body[name]!r} is no address")
+        return cls(
+            int(body["family"]),
+            int(body["kind"]),
+            address_from_json(body["address"]),
+            address_from_json(body["requested"]),
+            (int(inode[0]), int(inode[1])) if inode else None,
+            index,
+            body.get("lent"),
+        )
+
+    def __str__(self) -> str:
+        kind = "udp" if self.kind == socket.SOCK_DGRAM else "tcp"
+        if isinstance(self.address, tuple):
+            host, port = self.address[:2]
+            return f"{kind} [{host}]:{port}" if ":" in host else f"{kind} {host}:{port}"
+        name = os.fsdecode(self.address)
+        return "unix " + ("@" + name[1:] if name.startswith("\0") else name)
+
+    def unlink(self) -> None:
+        """Remove the Unix path if it is still this listener's."""
+        if self.lent is None and self.inode is not None and _inode(self.requested) == self.inode:
+            with suppress(OSError):
+                os.unlink(self.requested)
+
+    def matches(self, family: int, kind: int, address: Any, exact: bool) -> bool:
+        """Whether a server that asks for `address` means this listener.
+
+        exact compares with what was asked for last time, else with the real address.
+        """
+        if (self.family, self.kind) != (int(family), int(kind)):
+            return False
+        if not isinstance(address, tuple):
+            name, mine = os.fsencode(address), os.fsencode(self.requested)
+            if name.startswith(b"\0") or mine.startswith(b"\0"):
+                return bool(name == mine)
+            # The same path may have been bound anew, and another path may lead here.
+            return self.inode is not None and _inode(address) == self.inode
+        if exact:
+            return bool(address == self.requested)
+        mine = self.requested if address[1] == 0 else self.address
+        if address[1] != mine[1]:
+            return False
+        asked = _resolve(family, kind, address)
+        return asked is not None and asked == _resolve(family, kind, self.address)
+
+
+def address_to_json(address: Any) -> Any:
+    if isinstance(address, bytes):
+        return os.fsdecode(address)
+    return list(address) if isinstance(address, tuple) else os.fspath(address)
+
+
+def address_from_json(address: Any) -> Any:
+    return tuple(address) if isinstance(address, list) else address
+
+
+def _inode(path: Any) -> Optional[tuple[int, int]]:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _resolve(family: int, kind: int, address: Any) -> Optional[str]:
+    """Return the numeric host that bind() would take for this address."""
+    try:
+        found = socket.getaddrinfo(
+            address[0] or None, address[1], family, kind, 0, socket.AI_PASSIVE
+        )
+        return str(found[0][4][0])
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+class Inheritance:
+    """The listeners that came from the predecessor and wait to be adopted."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Binding, int]] = []
+        self._lock = threading.Lock()
+
+    def take(self, family: int, kind: int, address: Any) -> Optional[tuple[Binding, int]]:
+        """Take the listener meant by `address` out, with its descriptor; None if there is none."""
+        with self._lock:
+            for exact in (True, False):
+                for item in self.waiting:
+                    if item[0].matches(family, kind, address, exact):
+                        self.waiting.remove(item)
+                        return item
+        return None
+
+    def close(self) -> None:
+        """Close what nobody adopted, but for what a manager has lent."""
+        with self._lock:
+            for binding, descriptor in self.waiting:
+                if binding.lent is None:
+                    os.close(descriptor)
+            self.waiting = [item for item in self.waiting if item[0].lent is not None]
+
+    def lent(self) -> list[tuple[Binding, int]]:
+        """Return what a manager has lent and nobody uses."""
+        with self._lock:
+            return [item for item in self.waiting if item[0].lent is not None]
+
+
+class Listener(socket.socket):
+    """A socket whose bind() adopts the predecessor's listener when one has that address.
+
+    Every class's own server_bind() can so run as it is.
+    """
+
+    inheritance: Inheritance
+    binding: Optional[Binding] = None
+    receiver: Optional[int] = None
+
+    @classmethod
+    def wrap(cls, plain: socket.socket, inheritance: Inheritance) -> Listener:
+        """Turn an unbound socket into a listener, keeping its descriptor and options."""
+        timeout = plain.gettimeout()
+        listener = cls(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        listener.settimeout(timeout)
+        listener.inheritance = inheritance
+        return listener
+
+    def bind(self, address: Any, /) -> None:
+        taken = self.inheritance.take(self.family, self.type, address)
+        if taken is not None:
+            binding, descriptor = taken
+            os.dup2(descriptor, self.fileno(), inheritable=False)
+            os.close(descriptor)
+            binding.requested = address
+            self.binding = binding
+            return
+        is_path = self.family == getattr(socket, "AF_UNIX", None) and not (
+            os.fsencode(address).startswith(b"\0")
+        )
+        if is_path:
+            self._remove_stale(address)
+        super().bind(address)
+        self.binding = Binding(
+            self.family,
+            self.type,
+            self.getsockname(),
+            address,
+            _inode(address) if is_path else None,
+        )
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As socket's; an option that can only be set before bind() keeps its inherited value."""
+        try:
+            super().setsockopt(*arguments)
+        except OSError:
+            if self.binding is None or (self.binding.index is None and self.binding.lent is None):
+                raise
+
+    def _remove_stale(self, path: Any) -> None:
+        try:
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                return
+        except OSError:
+            return
+        with socket.socket(self.family, self.type) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+                return
+            except OSError:
+                pass
+        raise OSError(
+            errno.EADDRINUSE, "Address already in use: another process answers on it", str(path)
+        )
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept without ever waiting: another process may have taken the connection."""
+        timeout = self.gettimeout()
+        if timeout:
+            self.settimeout(0.0)
+        try:
+            connection, address = super().accept()
+        finally:
+            if timeout:
+                self.settimeout(timeout)
+        if _ACCEPT_COPIES_O_NONBLOCK or timeout:
+            connection.settimeout(socket.getdefaulttimeout())
+        return connection, address
+
+    def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
+        """As socket's; the server's own receive never waits.
+
+        O_NONBLOCK would make a handler's sendto() on the same socket fail when a
+        queue is full, so the single call is told not to wait.
+        """
+        if self.receiver == threading.get_ident() and len(arguments) == 1:
+            return super().recvfrom(arguments[0], socket.MSG_DONTWAIT)
+        return super().recvfrom(*arguments)

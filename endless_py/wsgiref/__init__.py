@@ -1,0 +1,1 @@
+"""Mirror of the standard library's wsgiref, as far as it has servers."""

@@ -1,0 +1,70 @@
+"""clients.py KIND PORT SECONDS: a client in a process of its own; writes what it saw as JSON.
+
+tcp, udp    echoes by a server, four under way at any time; writes how many came in a second
+latency     a new connection every 2 ms; writes [moment (time.monotonic), seconds, pid] of each
+"""
+
+import collections
+import http.client
+import json
+import socket
+import sys
+import time
+
+UNDER_WAY = 4  # fewer than the backlog of socketserver, which is five
+INTERVAL = 0.002
+LINE = b"x" * 63 + b"\n"
+
+
+def tcp(port, seconds):
+    open_, done = collections.deque(), 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        while len(open_) < UNDER_WAY:
+            client = socket.socket()
+            client.connect(("127.0.0.1", port))
+            client.send(LINE)
+            open_.append(client)
+        client = open_.popleft()
+        if client.recv(100) != LINE:
+            raise SystemExit("the echo is wrong")
+        client.close()
+        done += 1
+    return done / seconds
+
+
+def udp(port, seconds):
+    done = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect(("127.0.0.1", port))
+        for _ in range(UNDER_WAY):
+            client.send(LINE)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if client.recv(100) != LINE:
+                raise SystemExit("the echo is wrong")
+            client.send(LINE)
+            done += 1
+    return done / seconds
+
+
+def latency(port, seconds):
+    found = []
+    due = time.monotonic()
+    end = due + seconds
+    while due < end:
+        time.sleep(max(0.0, due - time.monotonic()))
+        start = time.monotonic()
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        client.request("GET", "/")
+        pid = int(client.getresponse().read())
+        client.close()
+        found.append([start, time.monotonic() - start, pid])
+        due = max(due + INTERVAL, start)
+    return found
+
+
+if __name__ == "__main__":
+    kind, port, seconds = sys.argv[1:4]
+    print(json.dumps(globals()[kind](int(port), float(seconds))))

@@ -1,0 +1,123 @@
+"""What a server costs that does nothing: system calls, memory, imports."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness import ROOT, TIMEOUT
+from measure import (
+    OURS,
+    STANDARD,
+    NotMeasured,
+    Row,
+    Settings,
+    ask,
+    at_most,
+    differences,
+    ratio_row,
+    server,
+    tool,
+    turns,
+)
+
+KIND = "ThreadingHTTPServer"
+
+
+@contextlib.contextmanager
+def _traced(pid: int, file: Path):
+    words = [tool("strace"), "-f", "-o", str(file), "-p", str(pid)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            if "attached" not in line:
+                raise NotMeasured(f"strace may not look: {line.strip()}")
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=TIMEOUT)
+
+
+def idle(settings: Settings) -> list[Row]:
+    """System calls of an idle server in ten seconds."""
+    seconds = settings.pick(10, 1)
+    counts = []
+    with contextlib.ExitStack() as stack:
+        traces = []
+        for library in (OURS, STANDARD):
+            program, port = stack.enter_context(server(settings, library, KIND))
+            ask(port)
+            traces.append(Path(settings.caches) / f"{library}.strace")
+            # The handler's thread ends a moment after its answer.
+            tasks, deadline = Path(f"/proc/{program.pid}/task"), time.monotonic() + TIMEOUT
+            while len(list(tasks.iterdir())) > 1 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            stack.enter_context(_traced(program.pid, traces[-1]))
+        time.sleep(seconds)
+        counts = [len(re.findall(r"\) += ", trace.read_text())) for trace in traces]
+    return [
+        Row(
+            f"system calls of an idle server in {seconds} s",
+            f"standard class: {counts[1]}",
+            "0",
+            str(counts[0]),
+            "",
+            counts[0] == 0,
+        )
+    ]
+
+
+def _resident(settings: Settings, library: str) -> float:
+    """Resident memory in MB after the first answer."""
+    with server(settings, library, KIND) as (program, port):
+        ask(port)
+        text = Path(f"/proc/{program.pid}/smaps_rollup").read_text()
+    return int(re.search(r"^Rss: +(\d+) kB", text, re.M)[1]) / 1024
+
+
+def memory(settings: Settings) -> list[Row]:
+    """Resident memory of a fresh server."""
+    ours, standard = turns(
+        settings.pick(7, 1),
+        lambda: _resident(settings, OURS),
+        lambda: _resident(settings, STANDARD),
+    )
+    against = f"standard class: {statistics.median(standard):.1f} MB"
+    return [
+        at_most("memory of a fresh server, more", against, differences(ours, standard), 1, "MB", 2)
+    ]
+
+
+def _import(settings: Settings, name: str) -> float:
+    """Milliseconds that an import takes in a fresh interpreter."""
+    code = f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env=settings.env(),
+        cwd=ROOT,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    return 1000 * float(done.stdout)
+
+
+def imports(settings: Settings) -> list[Row]:
+    """Time of `import endless_py`."""
+    for name in ("endless_py", "http.server"):
+        _import(settings, name)  # compiles
+    ours, standard = turns(
+        settings.pick(41, 1),
+        lambda: _import(settings, "endless_py"),
+        lambda: _import(settings, "http.server"),
+    )
+    row = ratio_row(
+        "import endless_py", "import http.server", ours, standard, 1.15, " ms", most=True, digits=1
+    )
+    return [row]

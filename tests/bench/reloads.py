@@ -1,0 +1,264 @@
+"""What a reload costs, and whom."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from itertools import chain
+from pathlib import Path
+from typing import Callable, Tuple
+
+from harness import TIMEOUT
+from measure import (
+    OURS,
+    STANDARD,
+    Row,
+    Settings,
+    ask,
+    at_most,
+    command,
+    differences,
+    end_of,
+    first_answer,
+    free_port,
+    ratio_row,
+    ratios,
+    server,
+    spread,
+    start_client,
+    turns,
+)
+
+KIND = "ThreadingHTTPServer"
+MS = 1000.0
+
+
+def _start(settings: Settings, count: int = 1) -> float:
+    """Milliseconds from the start of the program to its first answer."""
+    port = free_port()
+    start = time.monotonic()
+    words = command(OURS, KIND, port, count)
+    with contextlib.ExitStack() as stack:
+        process = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=settings.env()
+        )
+        stack.callback(process.wait, TIMEOUT)
+        stack.callback(process.kill)
+        return MS * (first_answer(port)[0] - start)
+
+
+def _reload(
+    settings: Settings,
+    count: int = 1,
+    prepare: Callable[[int, contextlib.ExitStack], object] = lambda port, stack: None,
+) -> tuple[float, float]:
+    """Milliseconds from HUP to the first answer by the successor, and to the incumbent's end."""
+    with contextlib.ExitStack() as stack:
+        program, port = stack.enter_context(server(settings, OURS, KIND, 0, count))
+        program.wait_serving(0, count)
+        prepare(port, stack)
+        gone = os.pidfd_open(program.pid)
+        stack.callback(os.close, gone)
+        start = time.monotonic()
+        os.kill(program.pid, signal.SIGHUP)
+        answer, _ = first_answer(port, not_by=program.pid)
+        return MS * (answer - start), MS * (end_of(gone) - start)
+
+
+def _connect(count: int) -> Callable[[int, contextlib.ExitStack], object]:
+    """Keep that many connections, each of which has had an answer."""
+
+    def prepare(port: int, stack: contextlib.ExitStack) -> None:
+        for _ in range(count):
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+            stack.callback(client.close)
+            client.request("GET", "/")
+            client.getresponse().read()
+
+    return prepare
+
+
+def reload(settings: Settings) -> list[Row]:
+    """From HUP to the first answer, less what a start of the same program takes."""
+    megabytes, listeners, idle = (
+        settings.pick(1024, 8),
+        settings.pick(200, 3),
+        settings.pick(2000, 5),
+    )
+    ended: dict[str, list[float]] = {"small": [], "idle": []}
+
+    def hup(case: str, *arguments: object) -> float:
+        answer, gone = _reload(settings, *arguments)
+        ended.setdefault(case, []).append(gone)
+        return answer
+
+    start, small, memory, start_many, many, connected = turns(
+        settings.pick(7, 1),
+        lambda: _start(settings),
+        lambda: hup("small"),
+        lambda: hup("memory", 1, lambda port, _: ask(port, f"/use?{megabytes}")),
+        lambda: _start(settings, listeners),
+        lambda: hup("many", listeners),
+        lambda: hup("idle", 1, _connect(idle)),
+    )
+    what, bare = "HUP to first answer", "start to first answer of the same program"
+    more = differences(small, start)
+    each = [d / listeners for d in differences(differences(many, start_many), more)]
+    kept = [MS * d / idle for d in differences(connected, small)]
+    gone = [MS * d / idle for d in differences(ended["idle"], ended["small"])]
+    return [
+        at_most(f"{what}, difference", bare, more, 5, "ms"),
+        ratio_row(f"{what}, ratio", bare, small, start, 1.05, " ms", most=True, digits=1),
+        at_most(
+            f"{what}, {megabytes} MB in use by the incumbent: more than without",
+            "the small case",
+            differences(memory, small),
+            5,
+            "ms",
+        ),
+        at_most(f"{what}, {listeners} listeners: more for each", bare, each, 0.2, "ms", 3),
+        at_most(f"{what}, {idle} idle connections: more for each", "no connection", kept, 50, "us"),
+        at_most(
+            f"HUP to the old process's end, {idle} idle connections: more for each",
+            "no connection",
+            gone,
+            None,
+            "us",
+        ),
+    ]
+
+
+def _last_handler(settings: Settings, library: str) -> float:
+    """Milliseconds from the end of a connection to the end of the process that had it."""
+    with server(settings, library, KIND, 0, 1 if library == OURS else 0) as (program, port):
+        gone = os.pidfd_open(program.pid)
+        try:
+            with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
+                client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nConnection: close\r\n\r\n")
+                if library == OURS:
+                    ask(port)  # after this one the other is active
+                    os.kill(program.pid, signal.SIGHUP)
+                    program.wait("accepts no more")
+                    first_answer(port, not_by=program.pid)
+                client.sendall(b"x")
+                while client.recv(4096):
+                    pass
+                start = time.monotonic()
+            return MS * (end_of(gone) - start)
+        finally:
+            os.close(gone)
+
+
+def end(settings: Settings) -> list[Row]:
+    """From the last handler's end to the end of the old process."""
+    ours, bare = turns(
+        settings.pick(15, 1),
+        lambda: _last_handler(settings, OURS),
+        lambda: _last_handler(settings, STANDARD),
+    )
+    what = "last handler's end to old process gone"
+    return [
+        at_most(
+            f"{what}, difference", "exit of a standard program", differences(ours, bare), 5, "ms"
+        ),
+        at_most(f"{what}, in all", "-", ours, None, "ms"),
+    ]
+
+
+Sample = Tuple[float, float, int]  # moment after the event (s), latency (ms), pid
+
+
+def _latencies(settings: Settings, event: Callable[[object], object]) -> list[Sample]:
+    """New connections before and after something happens to the server."""
+    before, after = (1.0, 2.0) if not settings.quick else (0.2, 0.5)
+    with server(settings, OURS, KIND) as (program, port):
+        ask(port)
+        with start_client(settings, "latency", port, before + after + 0.5) as client:
+            time.sleep(before + 0.2)  # and its start
+            moment = time.monotonic()
+            event(program)
+            out, _ = client.communicate(timeout=TIMEOUT)
+    return [(start - moment, MS * taken, pid) for start, taken, pid in json.loads(out)]
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+def latency(settings: Settings) -> list[Row]:
+    """New connections in the second after HUP; the floor is a start of the program beside it."""
+
+    def hup(program) -> None:
+        os.kill(program.pid, signal.SIGHUP)
+
+    def beside(program) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(server(settings, OURS, KIND))
+
+    turns_ = settings.pick(8, 1)
+    runs: dict[str, list[list[Sample]]] = {"hup": [], "beside": []}
+    for _ in range(turns_):
+        runs["hup"].append(_latencies(settings, hup))
+        runs["beside"].append(_latencies(settings, beside))
+    if settings.plots is not None:
+        plot(settings.plots, runs["hup"][-1])
+    rows = []
+    for name, what in [("hup", "in the second after HUP"), ("beside", "the floor")]:
+        inside, outside = [], []
+        for run in runs[name]:
+            inside.append([t for moment, t, _ in run if 0 <= moment < 1])
+            outside.append([t for moment, t, _ in run if not 0 <= moment < 1])
+        pooled = _p99([*chain(*inside)]), _p99([*chain(*outside)])
+        goal = 1.5 if name == "hup" else None
+        each = ratios([_p99(i) for i in inside], [_p99(o) for o in outside])
+        ratio = pooled[0] / pooled[1]
+        rows.append(
+            Row(
+                f"p99 of new connections, {what}",
+                "outside reloads",
+                f"at most {goal} x" if goal else "",
+                f"{ratio:.2f} x ({pooled[0]:.2f} against {pooled[1]:.2f} ms)",
+                spread(each, " x"),
+                ratio <= goal if goal else None,
+            )
+        )
+        most = [max(i) for i in inside], [max(o) for o in outside]
+        rows.append(
+            ratio_row(
+                f"largest of new connections, {what}",
+                "outside reloads",
+                *most,
+                None,
+                " ms",
+                digits=1,
+            )
+        )
+    return rows
+
+
+def plot(folder: Path, samples: list[Sample]) -> None:
+    """Latency over time across one reload, old generation against new."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 4))
+    first = samples[0][2]
+    for name, old in [("old generation", True), ("new generation", False)]:
+        chosen = [s for s in samples if (s[2] == first) is old]
+        axes.plot([s[0] for s in chosen], [s[1] for s in chosen], ".", markersize=3, label=name)
+    axes.axvline(0, color="black", linewidth=0.5)
+    axes.set_xlabel("seconds after HUP")
+    axes.set_ylabel("milliseconds from connect to answer")
+    axes.legend()
+    figure.tight_layout()
+    for kind in ("png", "svg"):
+        figure.savefig(folder / f"latency.{kind}")
+    pyplot.close(figure)

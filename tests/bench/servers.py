@@ -1,0 +1,82 @@
+"""servers.py LIBRARY CLASS [PORT [COUNT]]: the server that is measured.
+
+LIBRARY is `standard` or `endless_py`; the program is the same but for its import. `nodelay` is
+the standard one with TCP_NODELAY. It writes `port N` once it listens. COUNT servers (default 1)
+are served, each but the last by a thread of its own; the last one on PORT (default 0, any). With
+COUNT 0 the program ends when its first connection has ended.
+
+An HTTP server answers GET with its pid; GET /use?N also keeps N MB of memory in use, POST waits
+for its body. The others echo a line or a datagram.
+"""
+
+import os
+import socket
+import sys
+import threading
+
+library, name = sys.argv[1:3]
+port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+count = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+HTTP = name.endswith("HTTPServer")
+if library != "endless_py":
+    if HTTP:
+        import http.server as module
+    else:
+        import socketserver as module
+elif HTTP:
+    from endless_py.http import server as module
+else:
+    from endless_py import socketserver as module
+
+kept = []
+
+if HTTP:
+
+    class Handler(module.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            if self.path.startswith("/use?"):
+                kept.append(b"x" * (int(self.path[5:]) << 20))
+            self.answer()
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer()
+
+        def answer(self):
+            body = b"%d\n" % os.getpid()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+elif "UDP" in name:
+
+    class Handler(module.BaseRequestHandler):
+        def handle(self):
+            data, sock = self.request
+            sock.sendto(data, self.client_address)
+
+else:
+
+    class Handler(module.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(self.rfile.readline())
+
+
+servers = [getattr(module, name)(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
+for server in servers:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+with getattr(module, name)(("127.0.0.1", port), Handler) as server:
+    if library == "nodelay":
+        server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    os.write(1, b"port %d\n" % server.server_address[1])  # in one piece, among the log's lines
+    if count:
+        server.serve_forever()
+    else:
+        server.daemon_threads = False  # server_close() waits for the handler
+        server.handle_request()

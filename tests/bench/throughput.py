@@ -1,0 +1,129 @@
+"""Requests and echoes per second, against what people use instead."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Callable, Optional
+
+from harness import TIMEOUT
+from measure import (
+    OURS,
+    STANDARD,
+    NotMeasured,
+    Row,
+    Settings,
+    gunicorn,
+    ratio_row,
+    run_client,
+    server,
+    tool,
+    turns,
+)
+
+ECHOES = [
+    *("ThreadingTCPServer", "ForkingTCPServer", "TCPServer"),
+    *("ThreadingUDPServer", "ForkingUDPServer", "UDPServer"),
+]
+
+
+def wrk(port: int, seconds: int, *more: str) -> float:
+    """Requests per second of 16 clients."""
+    words = [tool("wrk"), "-t1", "-c16", f"-d{seconds}s", *more, f"http://127.0.0.1:{port}/"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True)
+    wrong = re.search(r"Non-2xx.*: (\d+)", done.stdout)
+    rate = re.search(r"Requests/sec: +([\d.]+)", done.stdout)
+    if wrong or rate is None:
+        raise AssertionError(f"wrk saw wrong answers:\n{done.stdout}")
+    return float(rate[1])
+
+
+def _processor(pid: int) -> float:
+    """Seconds of processor time of a process so far, with those of its children that it reaped."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+class _Load:
+    """One server under load: how much it answers in a second, and what an answer costs it."""
+
+    def __init__(self, pid: int, seconds: float, rate: Callable[[], float]) -> None:
+        self._pid, self._seconds, self._rate = pid, seconds, rate
+        self.costs: list[float] = []
+
+    def __call__(self) -> float:
+        before = _processor(self._pid)
+        rate = self._rate()
+        spent = _processor(self._pid) - before
+        self.costs.append(1e6 * spent / max(1.0, rate * self._seconds))
+        return rate
+
+
+def _cost_row(what: str, ours: _Load, standard: _Load) -> Row:
+    """What does not depend on who else uses the machine."""
+    what = f"{what}: the server's processor time for each"
+    return ratio_row(what, "standard class", ours.costs, standard.costs, None, " us")
+
+
+def _requests(
+    settings: Settings, what: str, least: float, least_gunicorn: float, *more: str
+) -> list[Row]:
+    with contextlib.ExitStack() as stack:
+        seconds = settings.pick(2, 1)
+
+        def load(library: str) -> _Load:
+            program, port = stack.enter_context(server(settings, library, "ThreadingHTTPServer"))
+            return _Load(program.pid, seconds, partial(wrk, port, seconds, *more))
+
+        missing: Optional[NotMeasured] = None
+        loads = [load(OURS), load(STANDARD), load("nodelay")]
+        measures: list[Callable[[], float]] = [*loads]
+        try:
+            port = stack.enter_context(gunicorn(settings))
+            measures.append(partial(wrk, port, seconds, *more))
+        except NotMeasured as error:
+            missing = error
+        found = turns(settings.pick(5, 1), *measures)
+    rows = [
+        ratio_row(what, "standard class", found[0], found[1], least),
+        ratio_row(f"{what}; the floor", "standard class", found[2], found[1], None),
+        _cost_row(what, loads[0], loads[1]),
+        _cost_row(f"{what}; the floor", loads[2], loads[1]),
+    ]
+    against = "gunicorn, gthread, 16 threads"
+    if missing is not None:
+        return [*rows, Row(what, against, f"at least {least_gunicorn:g} x", f"{missing}", "")]
+    return [*rows, ratio_row(what, against, found[0], found[3], least_gunicorn)]
+
+
+def keepalive(settings: Settings) -> list[Row]:
+    """Requests on 16 kept connections; the floor is the standard class with TCP_NODELAY."""
+    return _requests(settings, "requests/s, keep-alive, wrk -c16", 15, 2.5)
+
+
+def connections(settings: Settings) -> list[Row]:
+    """Requests on a connection each, 16 at a time."""
+    what = "requests/s, a connection each, wrk -c16"
+    return _requests(settings, what, 1.2, 1.1, "-H", "Connection: close")
+
+
+def echo(settings: Settings) -> list[Row]:
+    """Lines and datagrams that come back, four under way; a connection for each line."""
+    rows = []
+    for name in ECHOES:
+        kind = "udp" if "UDP" in name else "tcp"
+        seconds = 1.0 if not settings.quick else 0.1
+        with contextlib.ExitStack() as stack:
+            loads = []
+            for library in (OURS, STANDARD):
+                program, port = stack.enter_context(server(settings, library, name))
+                rate = partial(run_client, settings, kind, port, seconds)
+                loads.append(_Load(program.pid, seconds, rate))
+            found = turns(settings.pick(5, 1), *loads)
+        rows.append(ratio_row(f"echoes/s, {name}", "standard class", *found, 1.1))
+        rows.append(_cost_row(f"echoes/s, {name}", *loads))
+    return rows

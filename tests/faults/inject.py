@@ -1,0 +1,97 @@
+"""What ENDLESS_PY_FAULTS names in these tests: a process stops at a step and asks what to do.
+
+FAULT_WHO says which process is meant: "first" (it leads the session), "second" (another
+one), or "third" (the first one again, after it has started its program anew in place); FAULT_STEP
+the step. It happens once: the first one that comes says so on standard error, with its pid and
+the lowest descriptor that is free, and waits for one letter on the FIFO FAULT_FOLDER/orders.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+SLOW = 1.0  # seconds
+_done = False
+_folder = Path(os.environ["FAULT_FOLDER"])
+_marker = _folder / f"image-{os.getpid()}"
+_who = "second"
+if os.getsid(0) == os.getpid():
+    _who = "third" if _marker.exists() else "first"
+_marker.touch()
+
+
+def at(step: str) -> None:
+    if (_who, step) != (os.environ["FAULT_WHO"], os.environ["FAULT_STEP"]):
+        return
+    if step == "ready" and threading.current_thread() is not threading.main_thread():
+        return  # an exception in another thread would not end the program
+    global _done
+    if _done:
+        return  # a limit of descriptors may forbid to look at the file again
+    _done = True
+    try:
+        os.close(os.open(_folder / "fired", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return
+    orders = os.open(_folder / "orders", os.O_RDONLY)
+    os.write(2, f"at {step!r}: pid {os.getpid()}, descriptor {orders}\n".encode())
+    try:
+        order = os.read(orders, 1).decode()
+    finally:
+        os.close(orders)
+    _CARRY_OUT[order]()
+
+
+def _stop_here() -> None:
+    """Let the test look at this process; none of its other threads runs Python after that."""
+    sys.setswitchinterval(1000)
+    # Sent to the process, another thread could take it while this one went on.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def _raise() -> None:
+    raise RuntimeError("a fault for a test")
+
+
+def _exit() -> None:
+    _stop_here()
+    os._exit(3)
+
+
+def _allocate() -> None:
+    bytearray(1 << 30)  # a limit forbids it: MemoryError
+
+
+def _step_clock() -> None:
+    real, shift = time.time, 86400 if _who == "first" else -86400
+    time.time = lambda: real() + shift  # type: ignore[assignment]
+
+
+def _fill() -> None:
+    """Write into the channel, whose other end does not read, until nothing more goes."""
+    from endless_py import process
+
+    current = process.current
+    if current.successor is not None:
+        channel, body = current.successor.channel, {"type": "ancestor_gone"}
+    else:
+        assert current.parent is not None
+        channel, body = current.parent.channel, {"type": "taken", "ids": []}
+    while not channel.sending:
+        channel.send(body)
+
+
+_CARRY_OUT = {
+    "g": lambda: None,
+    "r": _raise,
+    "x": _exit,
+    "m": _allocate,
+    "c": _step_clock,
+    "f": _fill,
+    "s": lambda: time.sleep(SLOW),
+}

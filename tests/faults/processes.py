@@ -1,0 +1,118 @@
+"""What can be seen of a process from outside, and what can be done to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from harness import TIMEOUT, Program, get
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
+    """Wait for a state that nothing announces; return what the condition returned."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout:g} s")
+        time.sleep(0.005)
+
+
+def wait_stopped(pid: int) -> None:
+    """Wait until a process has been stopped by a signal, all threads of it."""
+    tasks = Path(f"/proc/{pid}/task")
+
+    def letter(task: Path) -> str:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+    def stopped() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # a thread has just ended
+            return all(letter(t) == "T" for t in tasks.iterdir())
+        return False
+
+    wait_until(stopped, f"{pid} stops")
+
+
+def connections(pid: int, port: int) -> set[int]:
+    """Return the clients' ports of the connections to `port` that a process has accepted."""
+    inodes = set()
+    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(descriptor.path))
+    found = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        local, remote = (int(words[i].partition(":")[2], 16) for i in (1, 2))
+        if local == port and f"socket:[{words[9]}]" in inodes:
+            found.add(remote)
+    return found
+
+
+def kill(pid: int, port: int) -> set[int]:
+    """SIGKILL a process; return the connections that it had at that moment."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_stopped(pid)
+    handled = connections(pid, port)
+    os.kill(pid, signal.SIGKILL)
+    return handled
+
+
+def descriptors(pid: int) -> list[str]:
+    """Return the kinds of a process's open descriptors, sorted."""
+    found = []
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(entry.path).partition(":")[0])
+    return sorted(found)
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """Return a process's proportional and resident memory, in KiB."""
+    found = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        found[name] = int(rest.split()[0])
+    return found["Pss"], found["Rss"]
+
+
+def limit(pid: int, kind: int, value: int) -> None:
+    """Set a process's soft limit."""
+    hard = resource.prlimit(pid, kind)[1]
+    resource.prlimit(pid, kind, (value if hard < 0 else min(value, hard), hard))
+
+
+def lift_limits(pids: list[int]) -> None:
+    for pid in pids:
+        for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+            with contextlib.suppress(OSError):
+                hard = resource.prlimit(pid, kind)[1]
+                resource.prlimit(pid, kind, (hard, hard))
+
+
+def serving(program: Program, port: int, folder: Path) -> dict[str, Any]:
+    """Return the state of the only process that is left, once it serves; {} before."""
+    program.process.poll()
+    pids = program.pids()
+    if len(pids) != 1:
+        return {}
+    try:
+        states = [json.loads(get(address, "/state")) for address in (port, folder / "socket")]
+    except Exception:
+        return {}
+    state = states[0]
+    calm = state["phase"] == "serving" and not state["successor"] and not state["predecessors"]
+    return state if calm and all(s["pid"] == pids[0] for s in states) else {}
+
+
+def remote_sockets() -> set[str]:
+    """Return the pids whose sockets for commands are there."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return {line.split("@endless_py/")[1].split("/")[0] for line in lines if "@endless_py/" in line}

@@ -1,0 +1,76 @@
+"""served.py FOLDER: a server on a port and on FOLDER/socket, to be reloaded with faults.
+
+FOLDER/settings is JSON for the class attributes, FOLDER/code (if it is there) Python that is run
+first. Every answer names generation and pid; /slow?SECONDS takes its time, /hold never ends.
+"""
+
+import json
+import logging
+import pathlib
+import socket
+import sys
+import threading
+import time
+
+folder = pathlib.Path(sys.argv[1])
+if (folder / "code").exists():
+    exec(compile((folder / "code").read_text(), "code", "exec"))
+
+import endless_py  # noqa: E402
+from endless_py import faults, process  # noqa: E402
+from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # noqa: E402
+
+# A limit of memory is to leave room for threads, and for the log on a full disk no traceback.
+threading.stack_size(512 * 1024)
+logging.raiseExceptions = False
+logging.basicConfig(
+    level=logging.INFO,
+    format="%(message)s",
+    handlers=[logging.StreamHandler(), logging.FileHandler(folder / "log")],
+)
+endless_py.before_reload(lambda: faults.at("hook"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, _, seconds = self.path.partition("?")
+        body = f"{process.current.number} {process.current._pid} end"
+        if path == "/state":
+            body = json.dumps(endless_py.state())
+        data = body.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:2])
+        if path == "/hold":
+            self.rfile.read(1)  # until its connection is cut, or its client leaves
+            return
+        time.sleep(float(seconds or 0))
+        self.wfile.write(data[2:])
+
+    def address_string(self):
+        return "client"
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    pid_file = folder / "pid"
+    locals().update(json.loads((folder / "settings").read_text()))
+
+
+class UnixServer(Server):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self):
+        endless_py.socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "unix", 0
+
+
+unix = UnixServer(str(folder / "socket"), Handler)
+with Server(("127.0.0.1", 0), Handler) as server, unix:
+    threading.Thread(target=unix.serve_forever, daemon=True).start()
+    server.serve_forever()

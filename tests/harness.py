@@ -1,0 +1,281 @@
+"""Real servers, started as a user would start them, and clients that count what they lose."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+TIMEOUT = 30.0
+
+
+def session_pids(session: int) -> list[int]:
+    """Return the processes of a session; its zombies too, but not those left to init's leisure."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session:
+                    found[int(entry)] = (fields[0], int(fields[1]))
+    parents = {*found, os.getpid()}
+    return sorted(pid for pid, (state, ppid) in found.items() if state != "Z" or ppid in parents)
+
+
+def tool(name: str, package: str = "") -> str:
+    """Return the path of a command; without it the test is skipped, or fails in .ci/run."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        hint = f"{name} is not there: apt-get install {package or name}"
+        (pytest.fail if os.environ.get("CI_RUN") else pytest.skip)(hint)
+    return path
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, with the package in reach."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
+
+
+class Program:
+    """A server program, its successors, and every line they write."""
+
+    def __init__(
+        self, *arguments: object, command: list[str] | None = None, cwd=None, env=None, pass_fds=()
+    ):
+        words = command or [sys.executable, str(PROGRAMS / str(arguments[0]))]
+        rest = arguments if command else arguments[1:]
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self.process = subprocess.Popen(
+            [*words, *map(str, rest)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=env or environment(),
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with self.process.stdout as stream:
+            for line in stream:
+                with self._news:
+                    self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait(self, pattern: str, after: int = 0, timeout: float = TIMEOUT) -> re.Match[str]:
+        """Wait for a line that matches, from line number `after` on."""
+        deadline = time.monotonic() + timeout
+        position = after
+        with self._news:
+            while True:
+                while position < len(self.lines):
+                    found = re.search(pattern, self.lines[position])
+                    if found:
+                        return found
+                    position += 1
+                if not self._news.wait(max(0, deadline - time.monotonic())):
+                    raise AssertionError(f"no line matches {pattern!r} in:\n{self.text}")
+
+    def wait_serving(self, generation: int = 0, count: int = 1) -> int:
+        """Wait until this generation serves `count` listeners; return its pid."""
+        after = 0
+        pid = 0
+        for _ in range(count):
+            found = self.wait(rf"\[(\d+)\] generation {generation}: serves ", after)
+            pid = int(found[1])
+            after = self.lines.index(found.string, after) + 1
+        return pid
+
+    @property
+    def port(self) -> int:
+        return int(self.wait(r"generation 0: serves (?:tcp|udp) .*:(\d+); ")[1])
+
+    def reload(self, generation: int, pid: int, count: int = 1) -> int:
+        """HUP the incumbent and wait until `generation` serves; return its pid."""
+        os.kill(pid, signal.SIGHUP)
+        return self.wait_serving(generation, count)
+
+    def pids(self) -> list[int]:
+        return session_pids(self.pid)
+
+    def wait_alone(self, pid: int | None, timeout: float = TIMEOUT) -> None:
+        """Wait until `pid` is the only process left (None: no process is)."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.process.poll()
+            left = self.pids()
+            if left == ([pid] if pid else []):
+                if pid is None:
+                    self._reader.join(1)  # their last lines; a daemon of theirs may still write
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"processes left: {left}, expected {pid}:\n{self.text}")
+            time.sleep(0.01)
+
+    def stop(self, pid: int) -> None:
+        os.kill(pid, signal.SIGTERM)
+        self.wait_alone(None)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, kind, *rest) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+        if kind is not None:
+            print(self.text)
+
+
+class UnixHTTPConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float = TIMEOUT):
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def connect(address: object) -> http.client.HTTPConnection:
+    """A connection to a port of 127.0.0.1 or to a Unix path."""
+    if isinstance(address, int):
+        return http.client.HTTPConnection("127.0.0.1", address, timeout=TIMEOUT)
+    return UnixHTTPConnection(str(address))
+
+
+def queued(port: int) -> int:
+    """Return how many connections wait in the accept queue, as the kernel counts them."""
+    with open("/proc/net/tcp") as file:
+        for line in file:
+            fields = line.split()
+            if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+                return int(fields[4].rpartition(":")[2], 16)
+    return 0
+
+
+def get(address: object, path: str = "/") -> str:
+    connection = connect(address)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+class Load:
+    """Clients of several kinds that ask without a pause; `lost` says what went wrong."""
+
+    def __init__(self, address: object, keep_alive: bool = True):
+        self.address = address
+        self.lost: list[str] = []
+        self.answers: list[str] = []
+        self._stopping = threading.Event()
+        kinds = [self._new, self._new, self._waiting, self._slow]
+        if keep_alive:
+            kinds += [self._kept, self._kept]
+        self._threads = [threading.Thread(target=self._run, args=(kind,)) for kind in kinds]
+
+    def connect(self) -> http.client.HTTPConnection:
+        return connect(self.address)
+
+    def _run(self, kind) -> None:
+        while not self._stopping.is_set():
+            try:
+                kind()
+            except Exception as error:
+                self.lost.append(f"{kind.__name__}: {error!r}")
+
+    def _check(self, connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read().decode()
+        if response.status != 200 or not body.endswith("end"):
+            raise AssertionError(f"{response.status} {body!r}")
+        self.answers.append(body)
+        return response
+
+    def _new(self) -> None:
+        connection = self.connect()
+        try:
+            self._check(connection, "/")
+        finally:
+            connection.close()
+
+    def _waiting(self) -> None:
+        connection = self.connect()
+        try:
+            connection.connect()
+            self._stopping.wait(0.1)
+            self._check(connection, "/")
+        finally:
+            connection.close()
+
+    def _slow(self) -> None:
+        connection = self.connect()
+        try:
+            self._check(connection, "/slow?0.6")
+        finally:
+            connection.close()
+
+    def _kept(self) -> None:
+        connection = self.connect()
+        try:
+            while not self._stopping.is_set():
+                response = self._check(connection, "/")
+                if response.getheader("Connection") == "close":
+                    return
+        finally:
+            connection.close()
+
+    def wait_answer(self, start: str) -> None:
+        """Wait until an answer that begins so has come."""
+        deadline = time.monotonic() + TIMEOUT
+        position = 0
+        while time.monotonic() < deadline:
+            count = len(self.answers)
+            if any(answer.startswith(start) for answer in self.answers[position:count]):
+                return
+            position = count
+            time.sleep(0.002)
+        raise AssertionError(f"no answer begins with {start!r}; lost: {self.lost}")
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT)

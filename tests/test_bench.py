@@ -1,0 +1,55 @@
+"""Every benchmark runs and prints its rows; nothing here looks at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from harness import ROOT
+
+BENCH = ROOT / "tests" / "bench"
+ROWS = {
+    "keepalive": ["requests/s, keep-alive"],
+    "connections": ["requests/s, a connection each"],
+    "echo": [
+        f"echoes/s, {prefix}{kind}Server"
+        for prefix in ("Threading", "Forking", "")
+        for kind in ("TCP", "UDP")
+    ],
+    "reload": ["HUP to first answer, difference", "in use by", "listeners", "idle connections"],
+    "end": ["last handler's end"],
+    "latency": ["p99 of new connections", "largest of new connections"],
+    "idle": ["system calls of an idle server"],
+    "memory": ["memory of a fresh server"],
+    "imports": ["import endless_py"],
+}
+NEEDS = {"keepalive": "wrk", "connections": "wrk", "idle": "strace"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_benchmark_prints_its_rows(name, tmp_path):
+    file = tmp_path / "table.md"
+    words = [sys.executable, str(BENCH), "--quick", "--only", name, "--output", str(file)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
+    assert done.stdout == file.read_text()
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    if "not measured: " in rows[-1] and name in NEEDS:
+        return  # no wrk, no strace, no right to look at another process
+    for row in ROWS[name]:
+        assert any(row in line for line in rows), row
+
+
+def test_the_list_here_is_whole():
+    words = [sys.executable, str(BENCH), "--help"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
+    assert ", ".join(ROWS) in " ".join(done.stdout.split())
+
+
+def test_migration():
+    words = [sys.executable, str(BENCH / "migration.py"), "--counts", "3,20", "--rounds", "2"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
+    head, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert head == ["connections", "median", "ms", "min", "max", "us/connection"]
+    assert [row[0] for row in rows] == ["3", "20"]
+    assert all(float(value) > 0 for row in rows for value in row)

@@ -1,0 +1,110 @@
+"""python -m endless_py, as an operator meets it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from harness import TIMEOUT, Program, environment, get
+
+COMMAND = [sys.executable, "-m", "endless_py"]
+
+
+def run(*words, **options):
+    return subprocess.run(
+        [*COMMAND, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=TIMEOUT,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+def test_it_serves_a_folder_and_is_reloaded(protocol, tmp_path):
+    (tmp_path / "file").write_text("content")
+    words = ["0", "--bind", "127.0.0.1", "--directory", tmp_path, "--protocol", protocol]
+    with Program(*words, command=COMMAND) as program:
+        pid = program.wait_serving()
+        assert get(program.port, "/file") == "content"
+        start = program.lines[:2]
+        assert f"Serving {tmp_path} on 127.0.0.1 port {program.port}" in start[0]
+        assert f"kill -HUP {pid}" in start[1]
+        assert f"kill -TERM {pid}" in start[1]
+        with socket.create_connection(("127.0.0.1", program.port)) as client:
+            client.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert client.makefile("rb").read().startswith(protocol.encode())
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        assert get(program.port, "/file") == "content"
+        os.kill(new, signal.SIGINT)
+        program.wait_alone(None)
+        assert "Traceback" not in program.text
+
+
+def test_the_current_folder_and_ctrl_c(tmp_path):
+    (tmp_path / "here").write_text("yes")
+    with Program("0", "-b", "127.0.0.1", command=COMMAND, cwd=tmp_path) as program:
+        program.wait_serving()
+        assert get(program.port, "/here") == "yes"
+        os.kill(program.pid, signal.SIGINT)
+        assert program.process.wait(TIMEOUT) == 0
+
+
+def test_ipv6():
+    with Program("0", "--bind", "::1", command=COMMAND) as program:
+        pid = program.wait_serving()
+        with socket.create_connection(("::1", program.port)):
+            pass
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        program.stop(new)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nonsense"], "'nonsense' is not a port; give a number from 0 to 65535"),
+        (["65536"], "'65536' is not a port; give a number from 0 to 65535"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--protocol", "HTTP/2"], "invalid choice: 'HTTP/2'"),
+    ],
+)
+def test_bad_arguments(words, text):
+    done = run(*words)
+    assert done.returncode == 2
+    assert text in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(port, "--bind", "127.0.0.1")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert f"cannot serve on 127.0.0.1, port {port}" in lines[0]
+    assert "Address already in use" in lines[0]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "no.such.host.invalid"])
+def test_an_address_that_is_not_ours(address):
+    done = run(0, "--bind", address)
+    assert done.returncode == 1
+    assert f"cannot serve on {address}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_missing_folder(tmp_path):
+    done = run(0, "--directory", tmp_path / "none")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"python -m endless_py: error: there is no folder '{tmp_path / 'none'}'; "
+        "give one with --directory"
+    ]

@@ -1,0 +1,497 @@
+"""The commands for a running server: what they print, and their exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids
+
+from endless_py.remote import MAX_REQUEST
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "code").write_text("")
+    (tmp_path / "version").write_text("one")
+    return tmp_path
+
+
+def start_command(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "endless_py", *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=TIMEOUT)
+    return process.returncode, output, errors
+
+
+def command(*words):
+    """Run a command; return its exit status, its output and its error output."""
+    return finish(start_command(*words))
+
+
+def last_line(errors):
+    return errors.rstrip("\n").rpartition("\n")[2]
+
+
+@contextlib.contextmanager
+def active(program, folder, name="slow"):
+    """A request in flight until the block ends; yields where its answer will be."""
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(get(program.port, f"/{name}")))
+    thread.start()
+    while not (folder / name).exists():
+        assert thread.is_alive()
+    try:
+        yield answers
+    finally:
+        (folder / name.replace("slow", "go")).touch()
+        thread.join(TIMEOUT)
+
+
+# -- reload -------------------------------------------------------------------
+
+
+def test_a_good_reload(folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        target = os.readlink(f"/proc/{old}/fd/2")
+        status, output, errors = command("reload", "--wait-drained", old)
+        new = program.wait_serving(1)
+        assert (status, errors) == (0, "")
+        first, second = output.splitlines()
+        pattern = r"reloaded: generation 1 serves after \d+\.\d{3} s; pid (\d+) drains, pid (\d+) "
+        assert re.match(pattern, first).groups() == (str(old), str(new))
+        assert second == f"drained: pid {old} has ended"
+        program.wait_alone(new, 0.1)
+        assert os.readlink(f"/proc/{new}/fd/2") == target
+        program.stop(new)
+
+
+FAILURES = {
+    "a syntax error": ("def", "SyntaxError: ", "exited with status 1 before it was ready"),
+    "an exception": ("import no_such_thing", "ModuleNotFoundError", "exited with status 1"),
+    "a quiet exit": ("sys.exit(0)", "", "exited with status 0 before it was ready"),
+    "a kill": ("import os; os.kill(os.getpid(), 9)", "", "killed by SIGKILL before it was"),
+    "much output": (
+        "import sys; sys.stderr.write('x' * 300000 + '\\nlast words\\n'); sys.exit(4)",
+        "last words",
+        "exited with status 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_reload_says_why(failure, folder):
+    code, shown, reason = FAILURES[failure]
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "code").write_text(code)
+        status, output, errors = command("reload", pid)
+        assert (status, output) == (1, "")
+        assert shown in errors
+        assert "reload failed: generation 1" in last_line(errors)
+        assert reason in last_line(errors)
+        assert shown in program.text  # where it would have been without the command
+        status, output, _ = command("status", pid)
+        assert status == 0
+        assert "generation 1 failed: reload failed" in output
+        (folder / "code").write_text("")
+        assert command("reload", pid)[0] == 0
+        new = program.wait_serving(1)
+        program.wait_alone(new)
+        program.stop(new)
+
+
+def test_a_successor_that_hangs(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        os.mkfifo(folder / "bound")
+        status, _, errors = command("reload", "--timeout", "1", pid)
+        assert status == 3
+        assert last_line(errors).endswith("reload is not done after 1 s; nothing was undone")
+        with open(folder / "bound", "w"):
+            (folder / "bound").unlink()
+        pid = program.wait_serving(1)
+        program.wait_alone(pid)
+        (folder / "code").write_text("ready_timeout = 0.5")
+        assert command("reload", "--wait-drained", pid)[0] == 0
+        pid = program.wait_serving(2)
+        (folder / "code").write_text("time.sleep(60)")
+        status, _, errors = command("reload", pid)
+        assert status == 1
+        assert "killed by SIGKILL before it was ready (it was not ready within 0.5 s)" in errors
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def test_a_successor_that_ends_after_it_was_ready(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        with active(program, folder) as answers:
+            process = start_command("reload", "--wait-drained", pid)
+            assert process.stdout.readline().startswith("reloaded: generation 1 serves after")
+            os.kill(program.wait_serving(1), signal.SIGKILL)
+            status, _, errors = finish(process)
+            assert status == 1
+            assert "generation 1 died; this one serves again" in last_line(errors)
+        assert answers == ["one end"]
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def test_those_asked_for_during_a_reload_follow_it(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        gate = folder / "imported"
+        os.mkfifo(gate)
+        processes = [start_command("reload", pid)]
+        program.wait("started generation 1")
+        processes += [start_command("reload", pid) for _ in range(2)]
+        until(lambda: conversations(pid) == 3)
+        with gate.open("w"):
+            (folder / "version").write_text("two")
+            gate.unlink()
+        results = [finish(process) for process in processes]
+        assert [(status, errors) for status, _, errors in results] == [(0, "")] * 3
+        assert results[0][1].startswith("reloaded: generation 1 serves")
+        for _, output, _ in results[1:]:
+            assert re.match("reloaded: generation [23] serves", output)
+        assert get(program.port) == "two end"
+        last = max(map(int, re.findall(r"generation (\d): serves", program.text)))
+        pid = program.wait_serving(last)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def conversations(pid):
+    """Return how many askers a process has."""
+    with open("/proc/net/unix") as file:
+        return sum(f" @endless_py/{pid}/" in line for line in file) - 1
+
+
+def until(condition):
+    """Wait for a state that nothing announces."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_a_successor_has_started_can_write_errors_for_ever(folder):
+    """Its standard error was the pipe that the command made the incumbent read."""
+    os.mkfifo(folder / "gate")
+    script = f"(read x < {folder}/gate; echo late line >&2) &"
+    code = f"import subprocess; subprocess.run(['sh', '-c', {script!r}])"
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "code").write_text(code)
+        assert command("reload", "--wait-drained", pid)[0] == 0
+        (folder / "gate").write_text("go\n")
+        program.wait("^late line$")
+        pid = program.wait_serving(1)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def test_a_hook_that_cancels(folder):
+    hook = "import endless_py\n@endless_py.before_reload\ndef no(): raise ValueError('not now')"
+    (folder / "code").write_text(hook)
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        status, _, errors = command("reload", pid)
+        assert status == 1
+        assert "reload cancelled" in last_line(errors)
+        assert "not now" in last_line(errors)
+        program.stop(pid)
+
+
+def test_with_a_kept_pid(tmp_path):
+    for name in ("start", "end"):
+        (tmp_path / name).write_text("")
+    with Program("kept.py", tmp_path) as program:
+        pid = program.wait_serving()
+        for generation in (1, 2):
+            status, output, errors = command("reload", "--wait-drained", pid)
+            assert (status, errors) == (0, "")
+            first, second = output.splitlines()
+            assert re.match(
+                rf"reloaded: generation {generation} serves after .* s; pid {pid} is kept, "
+                r"\d+ is the bridge until it has drained",
+                first,
+            )
+            assert second == f"drained: pid {pid} serves as generation {generation}"
+            program.wait_alone(pid)
+        assert command("stop", pid)[0] == 0
+        assert program.process.wait(0.1) == 0
+        assert program.pids() == []
+
+
+def test_a_server_whose_only_loop_is_busy_is_woken(tmp_path):
+    """Without threads the handler runs in the loop, so that nobody looks at the socket."""
+    code = "with HTTPServer(('127.0.0.1', 0), Handler) as server: server.serve_forever()"
+    (tmp_path / "code").write_text(code)
+    with Program("custom.py", tmp_path) as program:
+        pid = program.wait_serving()
+        with active(program, tmp_path) as answers:
+            status, output, _ = command("status", pid)
+            assert status == 0
+            assert re.search(r"serving .* 1 +0$", output, re.M)
+            status, output, errors = command("reload", pid)
+            assert (status, errors) == (0, "")
+            assert not answers
+        assert answers == [f"0 {pid} {pid} end"]
+        pid = program.wait_serving(1)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+# -- stop ---------------------------------------------------------------------
+
+
+def test_a_stop_waits_for_every_generation(folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        with active(program, folder) as answers:
+            assert command("reload", old)[0] == 0
+            new = program.wait_serving(1)
+            assert command("stop", "--timeout", "0.5", new)[0] == 3
+            program.wait(rf"\[{new}\] .*stops")
+            process = start_command("stop", old)
+            until(lambda: conversations(old) >= 1)
+        status, output, errors = finish(process)
+        program.process.wait(0.1)
+        assert program.pids() == []
+        assert (status, errors) == (0, "")
+        assert answers == ["one end"]
+        assert re.match(rf"stopped: pid {old}", output)
+
+
+# -- status -------------------------------------------------------------------
+
+
+def test_the_status_of_two_generations(folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        with active(program, folder), socket.create_connection(("127.0.0.1", program.port)):
+            until(lambda: "serving" in command("status", old)[1])
+            assert command("reload", old)[0] == 0
+            new = program.wait_serving(1)
+            for pid in (old, new):
+                status, output, _ = command("status", "--json", pid)
+                assert status == 0
+                first, second = json.loads(output)["generations"]
+                assert (first["pid"], first["phase"]) == (old, "draining")
+                assert (second["pid"], second["phase"]) == (new, "serving")
+                assert first["servers"][0]["active"] == 1
+                assert first["successor"] == {"pid": new, "generation": 1}
+                assert second["predecessors"] == [{"pid": old, "generation": 0}]
+                assert second["last_reload"]["ok"] is True
+                assert 0 < second["last_reload"]["seconds"] < TIMEOUT
+            output = command("status", new)[1]
+            lines = output.splitlines()
+            assert lines[0].split() == [
+                "GENERATION",
+                "PID",
+                "STATE",
+                "SINCE",
+                "SERVER",
+                "ACTIVE",
+                "IDLE",
+            ]
+            assert lines[1].split()[:3] == ["0", str(old), "draining"]
+            assert re.search(r"tcp 127.0.0.1:\d+ +1 +1$", lines[2])  # it has migrated
+            assert re.match(r"last reload: .*, generation 1 served after \d+\.\d+ s$", lines[3])
+        program.wait_alone(new)
+        program.stop(new)
+
+
+# -- start-or-reload ----------------------------------------------------------
+
+
+def test_start_or_reload(folder):
+    pid_file, log = folder / "app.pid", folder / "app.pid.log"
+    words = ["start-or-reload", pid_file, "--", sys.executable, PROGRAMS / "steps.py", folder]
+    session = 0
+    try:
+        status, output, errors = command(*words)
+        assert (status, errors) == (0, "")
+        old = session = int(pid_file.read_text())
+        assert output.startswith(f"started: pid {old} serves after ")
+        assert output.endswith(f" s; its log is {log}\n")
+        assert os.getsid(old) == old  # detached
+        status, output, errors = command(*words)
+        assert (status, errors) == (0, "")
+        assert output.startswith("reloaded: generation 1 serves")
+        until(lambda: int(pid_file.read_text()) != old)
+        new = int(pid_file.read_text())
+        (folder / "code").write_text("def")
+        status, output, errors = command(*words)
+        assert status == 1
+        assert "SyntaxError" in errors
+        assert command("stop", pid_file)[0] == 0
+        assert session_pids(session) == []
+        assert not pid_file.exists()
+        assert "generation 1: serves" in log.read_text()
+        pid_file.write_text(f"{new}\n")  # stale
+        (folder / "code").write_text("sys.exit('no luck')")
+        status, output, errors = command(*words)
+        assert status == 1
+        assert errors.splitlines()[0] == "    no luck"
+        assert last_line(errors).endswith("the command exited with status 1 before it served")
+    finally:
+        for pid in session_pids(session) if session else []:
+            os.kill(pid, signal.SIGKILL)
+
+
+# -- what cannot be asked -----------------------------------------------------
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("name", ["reload", "stop", "status"])
+def test_a_target_that_is_none(name, sleeper, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / "empty").touch()
+    (tmp_path / "text").write_text("hello\n")
+    (tmp_path / "stale").write_text(f"{dead.pid}\n")
+    for target, complaint in {
+        sleeper.pid: f"process {sleeper.pid} does not serve with endless_py",
+        dead.pid: f"there is no process {dead.pid}",
+        tmp_path / "stale": f"there is no process {dead.pid}",
+        tmp_path / "missing": "there is no pid file",
+        tmp_path / "empty": "the pid file is empty",
+        tmp_path / "text": "what is there is not a pid file",
+    }.items():
+        status, output, errors = command(name, target)
+        assert (status, output) == (1, "")
+        assert len(errors.splitlines()) == 1
+        assert complaint in errors
+    assert sleeper.poll() is None
+
+
+def test_start_or_reload_of_what_is_not_ours(sleeper, tmp_path):
+    (tmp_path / "pid").write_text(f"{sleeper.pid}\n")
+    status, _, errors = command("start-or-reload", tmp_path / "pid", "--", "true")
+    assert status == 1
+    assert "does not serve with endless_py" in errors
+    status, _, errors = command("start-or-reload", tmp_path / "new", "--", "/no/such/command")
+    assert status == 1
+    assert "cannot start /no/such/command: No such file or directory" in errors
+
+
+@pytest.mark.parametrize("words", [["reload"], ["stop", "--timeout", "0", "1"], ["status", "--x"]])
+def test_wrong_arguments(words):
+    status, _, errors = command(*words)
+    assert status == 2
+    assert "usage: python -m endless_py" in errors
+
+
+AS_NOBODY = """
+import os, socket, sys
+from endless_py import commands
+pid = int(sys.argv[1])
+address = commands._addresses(pid)[0]
+os.setgroups([]), os.setgid({id}), os.setuid({id})
+for name in ("reload", "stop", "status"):
+    print(commands.main([name, str(pid)]))
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.settimeout({timeout})
+    sock.connect(address)
+    try:
+        sock.sendall(b'{{"command": "stop"}}\\n')
+        print(sock.recv(100))
+    except OSError as error:
+        print(b"")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_may_not_ask(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        script = AS_NOBODY.format(id=NOBODY, timeout=TIMEOUT)
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(pid)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert done.stdout.split() == ["1", "1", "1", "b''"], done.stderr
+        line = f"process {pid} belongs to another user; ask as that user or as root"
+        assert [error.partition("error: ")[2] for error in done.stderr.splitlines()] == [line] * 3
+        assert get(program.port) == "one end"
+        program.stop(pid)
+        assert "SIGHUP" not in program.text
+
+
+NONSENSE = {
+    "no JSON": b"hello\n",
+    "no object": b"[1]\n",
+    "an unknown command": b'{"command": "fly"}\n',
+    "no command": b"{}\n",
+    "deep": b"[" * 1000 + b"\n",
+    "too long": b'{"command": "' + b"x" * 2000 + b'"}\n',
+    "not text": b"\xff\xfe\n",
+    "nothing": b"",
+}
+
+
+def test_nonsense_is_answered_and_forgotten(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        with open("/proc/net/unix") as file:
+            name = re.search(rf" @(endless_py/{pid}/\w+)$", file.read(), re.M)[1]
+        for data in NONSENSE.values():
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(TIMEOUT)
+                sock.connect(f"\0{name}")
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                try:
+                    answer = sock.makefile("rb").read()
+                except ConnectionResetError:
+                    assert len(data) > MAX_REQUEST  # not even read to its end
+                else:
+                    assert not data or json.loads(answer)["event"] == "error"
+        flood = []
+        for _ in range(30):  # the rest waits, and takes nothing from anybody
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            with contextlib.suppress(OSError):
+                sock.connect(f"\0{name}")
+            flood.append(sock)
+        until(lambda: len(os.listdir(f"/proc/{pid}/fd")) >= 8)
+        assert get(program.port) == "one end"
+        for sock in flood:
+            sock.close()
+        assert command("status", pid)[0] == 0
+        program.stop(pid)

@@ -1,0 +1,182 @@
+"""A successor that fails changes nothing, and signals at any moment do what they should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from harness import TIMEOUT, Program, get
+
+FAILURES = {
+    "syntax error": ("def", "exited with status 1"),
+    "exception": ("raise RuntimeError('broken')", "exited with status 1"),
+    "exit": ("sys.exit(0)", "exited with status 0"),
+    "hang": ("time.sleep(60)", "killed by SIGKILL.*not ready within 5 s"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+    "log": ("open('/', 'w')", "exited with status 1"),
+    "port": ("import socket; socket.socket().bind(('192.0.2.1', 1))", "exited with status 1"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "code").write_text("")
+    (tmp_path / "version").write_text("v0")
+    return tmp_path
+
+
+def wait_until(condition):
+    """Wait for a state that nothing announces, such as a handler's thread being gone."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def slow_request(folder, port, answers):
+    thread = threading.Thread(target=lambda: answers.append(get(port, "/slow")))
+    thread.start()
+    while not (folder / "slow").exists():
+        assert thread.is_alive()
+    return thread
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_successor_that_fails_changes_nothing(name, folder):
+    code, reason = FAILURES[name]
+    (folder / "code").write_text("ready_timeout = 5" if name == "hang" else "")
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        before = len(os.listdir(f"/proc/{pid}/fd"))
+        (folder / "code").write_text(code)
+        os.kill(pid, signal.SIGHUP)
+        program.wait("started generation 1")
+        assert get(program.port) == "v0 end"
+        program.wait(rf"reload failed: generation 1 .*{reason}.*goes on serving")
+        program.wait_alone(pid)  # a zombie would count
+        assert get(program.port) == "v0 end"
+        wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) == before)
+        (folder / "code").write_text("")
+        (folder / "version").write_text("v1")
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        assert get(program.port) == "v1 end"
+        program.stop(new)
+
+
+def test_the_code_that_serves_was_started_after_the_last_hup(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "code").write_text("import os; open(sys.argv[1] + '/gate').read()")
+        os.mkfifo(folder / "gate")
+        os.kill(pid, signal.SIGHUP)
+        with open(folder / "gate", "w"):  # the successor has started and waits for the end
+            (folder / "code").write_text("")
+            for number in range(10):
+                (folder / "version").write_text(f"v{number}")
+                os.kill(pid, signal.SIGHUP)
+            program.wait("another one follows")
+        last = program.wait_serving(2)
+        program.wait_alone(last)
+        assert get(program.port) == "v9 end"
+        program.stop(last)
+
+
+def test_a_hup_to_a_draining_process_is_passed_on(folder):
+    answers: list[str] = []
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        thread = slow_request(folder, program.port, answers)
+        program.reload(1, old)
+        program.wait("accepts no more")
+        (folder / "version").write_text("v2")
+        os.kill(old, signal.SIGHUP)
+        last = program.wait_serving(2)
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        program.wait_alone(last)
+        assert answers == ["v0 end"]
+        assert get(program.port) == "v2 end"
+        program.stop(last)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_what_is_active(number, folder):
+    answers: list[str] = []
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        thread = slow_request(folder, program.port, answers)
+        os.kill(pid, number)
+        program.wait("accepts no more")
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        assert answers == ["v0 end"]
+        assert program.process.wait(TIMEOUT) == 0
+        program.wait("cleaned up")
+        assert ("KeyboardInterrupt" in program.text) == (number == signal.SIGINT)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_second_order_cuts_what_is_active_and_names_it(second, folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        answers: list[str] = []
+        thread = slow_request(folder, program.port, answers)
+        os.kill(pid, signal.SIGTERM)
+        program.wait("accepts no more")
+        os.kill(pid, second)
+        program.wait(r"cuts 127\.0\.0\.1:\d+ on tcp .*, active for [0-9.]+ s")
+        program.wait_alone(None)
+        thread.join(TIMEOUT)
+        assert answers != ["v0 end"]
+
+
+def test_a_stop_during_a_reload_ends_both(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        os.mkfifo(folder / "gate")
+        (folder / "code").write_text("open(sys.argv[1] + '/gate').read()")
+        os.kill(pid, signal.SIGHUP)
+        with open(folder / "gate", "w"):
+            os.kill(pid, signal.SIGTERM)
+            program.wait_alone(None)
+        assert program.process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("victim", ["incumbent", "successor"])
+def test_sigkill_while_the_incumbent_drains_leaves_the_other_serving(victim, folder):
+    answers: list[str] = []
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        thread = slow_request(folder, program.port, answers)
+        (folder / "version").write_text("v1")
+        new = program.reload(1, old)
+        program.wait("accepts no more")
+        dead, left = (old, new) if victim == "incumbent" else (new, old)
+        os.kill(dead, signal.SIGKILL)
+        program.wait("has ended" if victim == "incumbent" else "accepts again")
+        assert get(program.port) == ("v1 end" if victim == "incumbent" else "v0 end")
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        assert victim == "incumbent" or answers == ["v0 end"]
+        program.wait_alone(left)
+        program.stop(left)
+
+
+def test_sigkill_of_the_incumbent_before_ready_leaves_the_successor_serving(folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        port = program.port
+        os.mkfifo(folder / "gate")
+        (folder / "code").write_text("open(sys.argv[1] + '/gate').read()")
+        os.kill(old, signal.SIGHUP)
+        with open(folder / "gate", "w"):
+            os.kill(old, signal.SIGKILL)
+            program.process.wait(TIMEOUT)
+        new = program.wait_serving(1)
+        assert get(port) == "v0 end"
+        program.wait_alone(new)
+        program.stop(new)

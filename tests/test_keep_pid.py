@@ -1,0 +1,379 @@
+"""A kept pid: the process hands everything to a bridge, starts anew in place, and gets it back."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from harness import TIMEOUT, Load, Program, connect, environment, get, tool
+
+from endless_py import keep_pid
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "start").write_text("")
+    (tmp_path / "end").write_text("")
+    return tmp_path
+
+
+def reload(program, generation, pid):
+    """HUP, and wait until this generation serves under the same pid and the bridge is gone."""
+    os.kill(pid, signal.SIGHUP)
+    assert program.wait_serving(generation) == pid
+    program.wait(rf"\[{pid}\] generation {generation}: generation .* has ended")
+
+
+def active_request(folder, port, answers):
+    def ask():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            answers.append(get(port, "/gate"))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not (folder / "in handler").exists():
+        assert thread.is_alive()
+    return thread
+
+
+def facts(pid):
+    environ = Path(f"/proc/{pid}/environ").read_bytes()
+    environ = re.sub(rb"\d", b"", environ)  # what names a pid is as long as the pid
+    return (
+        sorted(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":")[0] for fd in descriptors(pid)),
+        len(environ),
+        len(os.listdir(f"/proc/{pid}/task")),
+    )
+
+
+def descriptors(pid):
+    return [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
+
+
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer", "HTTPServer"])
+def test_the_pid_stays_and_nothing_is_lost_under_load(kind, folder):
+    with Program("kept.py", folder, kind) as program:
+        pid = program.wait_serving()
+        with Load(program.port, keep_alive=kind != "HTTPServer") as load:
+            for generation in range(1, 9):
+                reload(program, generation, pid)
+        assert load.lost == []
+        assert get(program.port) == f"8 {pid} end"
+        program.wait_alone(pid)
+        program.stop(pid)
+        assert "Traceback" not in program.text
+
+
+@pytest.mark.timeout(180)  # two hundred starts of an interpreter
+def test_a_hundred_reloads_leave_no_zombie_and_no_growth(folder):
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        seen = []
+        for generation in range(1, 101):
+            reload(program, generation, pid)
+            if generation in (3, 100):
+                program.wait_alone(pid)
+                get(program.port)
+                while len(os.listdir(f"/proc/{pid}/task")) > 1:
+                    time.sleep(0.01)  # the handler's thread
+                seen.append(facts(pid))
+        assert seen[0] == seen[1]
+        program.stop(pid)
+
+
+def test_a_connection_stays_open_through_every_hop(folder):
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        kept, idle = connect(program.port), connect(program.port)
+        idle.connect()
+        for generation in range(6):
+            kept.request("GET", "/")
+            assert kept.getresponse().read().decode() == f"{generation} {pid} end"
+            if not generation:
+                place = kept.sock.getsockname()
+            assert kept.sock.getsockname() == place
+            if generation < 5:
+                reload(program, generation + 1, pid)
+        idle.request("GET", "/")
+        assert idle.getresponse().read().decode() == f"5 {pid} end"
+        kept.close()
+        idle.close()
+        program.stop(pid)
+
+
+def test_the_old_program_cleans_up_before_the_new_one_starts(folder):
+    (folder / "end").write_text("print('no newline', end='')")  # flushed by the exit alone
+    env = environment(PYTHONUNBUFFERED="")
+    with Program("kept.py", folder, env=env) as program:
+        pid = program.wait_serving()
+        reload(program, 1, pid)
+        text = program.text
+        first = text.index("the very first exit function runs last")
+        assert text.index("no newlinecleaned up") < first
+        assert first < text.index(f"[{pid}] generation 1: serves")
+        program.stop(pid)
+
+
+def test_a_bad_successor_changes_nothing(folder):
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "start").write_text("sys.exit(3)")
+        os.kill(pid, signal.SIGHUP)
+        program.wait("reload failed: .* exited with status 3 .*goes on serving")
+        program.wait_alone(pid)
+        assert get(program.port) == f"0 {pid} end"
+        (folder / "start").write_text("")
+        reload(program, 1, pid)
+        program.stop(pid)
+
+
+def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
+    """One is passed on to the bridge, one finds the process about to start anew."""
+    answers: list[str] = []
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        thread = active_request(folder, program.port, answers)
+        (folder / "end").write_text("open(folder / 'gate').read()")
+        os.mkfifo(folder / "gate")
+        os.kill(pid, signal.SIGHUP)
+        program.wait(r"accepts no more")
+        os.kill(pid, signal.SIGHUP)
+        program.wait(r"generation 2 \(bridge\): serves")
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        assert answers == [f"0 {pid} end"]
+        with open(folder / "gate", "w"):
+            (folder / "end").write_text("")
+            os.kill(pid, signal.SIGHUP)
+            program.wait(rf"\[{pid}\] .*SIGHUP")
+        program.wait(rf"\[{pid}\] generation [23]: serves")
+        last = int((folder / "starts").read_text().split()[-1])
+        assert last == pid
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+STOPS = {
+    "draining": ("active", "accepts no more"),
+    "cleaning up": ("end", r"drained; serve_forever"),
+    "starting anew": ("start", "starts its program anew"),
+    "bridge drains": ("bridge", r"generation 1 \(bridge\): generation 1 .* accepts no more"),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", STOPS)
+def test_a_stop_at_each_step_ends_everything(step, number, folder):
+    place, line = STOPS[step]
+    answers: list[str] = []
+    gate = f"if pid == {{}}: open({str(folder / 'gate')!r}).read()"
+    os.mkfifo(folder / "gate")
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        threads = []
+        if place == "active":
+            threads.append(active_request(folder, program.port, answers))
+        elif place == "end":
+            (folder / "end").write_text(gate.format(pid))
+        elif place in ("start", "bridge"):
+            (folder / "start").write_text(gate.format(pid))
+        os.kill(pid, signal.SIGHUP)
+        program.wait(line) if place != "bridge" else None
+        if place == "bridge":
+            with open(folder / "gate", "w"):
+                threads.append(active_request(folder, program.port, answers))
+            program.wait(line)
+        if place in ("end", "start"):
+            with open(folder / "gate", "w"):
+                os.kill(pid, number)
+        else:
+            os.kill(pid, number)
+        (folder / "go").touch()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert len(answers) == len(threads)
+        assert all(answer.endswith("end") for answer in answers)
+        program.wait_alone(None)
+        # The pid that is watched ends last.
+        assert program.process.wait(TIMEOUT) in (0, -number, 1, 128 + number)
+
+
+def test_the_bridge_is_killed_while_the_old_program_drains(folder):
+    answers: list[str] = []
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        thread = active_request(folder, program.port, answers)
+        os.kill(pid, signal.SIGHUP)
+        bridge = int(program.wait(r"\[(\d+)\] generation 1 \(bridge\): serves")[1])
+        program.wait("accepts no more")
+        os.kill(bridge, signal.SIGKILL)
+        program.wait("died without a word.*accepts again")
+        assert get(program.port) == f"0 {pid} end"
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        reload(program, 1, pid)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def test_the_bridge_is_killed_while_the_old_program_cleans_up(folder):
+    os.mkfifo(folder / "gate")
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "end").write_text("open(folder / 'gate').read()")
+        os.kill(pid, signal.SIGHUP)
+        program.wait("drained; serve_forever")
+        with open(folder / "gate", "w"):
+            (folder / "end").write_text("")
+            bridge = int(program.wait(r"\[(\d+)\] generation 1 \(bridge\): hands back")[1])
+            seen = len(program.lines)
+            os.kill(bridge, signal.SIGKILL)
+        found = program.wait(rf"\[{pid}\] generation 1: serves .*:(\d+);", seen)
+        assert get(int(found[1])) == f"1 {pid} end"  # its listeners were on the way already
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+BROKEN = {
+    "dies": "sys.exit(4)",
+    "hangs": "import time; time.sleep(60)",
+    "is killed": "os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_new_code_that_fails_only_in_place_makes_the_bridge_give_room(how, folder):
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "start").write_text(
+            f"ready_timeout = 2 if {how!r} == 'hangs' else 20\nif pid == {pid}: {BROKEN[how]}"
+        )
+        os.kill(pid, signal.SIGHUP)
+        program.wait(r"generation 1 \(bridge\): .*makes room for what its supervisor starts")
+        status = program.process.wait(TIMEOUT)
+        assert status == (4 if how == "dies" else -signal.SIGKILL)
+        program.wait_alone(None)
+
+
+def test_a_request_to_a_bridge_outlasts_further_reloads(folder):
+    answers: list[str] = []
+    gate = folder / "gate"
+    os.mkfifo(gate)
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "start").write_text(f"if pid == {pid}: open({str(gate)!r}).read()")
+        os.kill(pid, signal.SIGHUP)
+        program.wait(r"\(bridge\): hands back")
+        with open(gate, "w"):
+            (folder / "start").write_text("")
+            thread = active_request(folder, program.port, answers)
+        for generation in (1, 2, 3):
+            program.wait(rf"\[{pid}\] generation {generation}: serves ")
+            if generation < 3:
+                os.kill(pid, signal.SIGHUP)
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        assert len(answers) == 1
+        assert answers[0].startswith("1 ")
+        assert answers[0].endswith("bridge end")
+        assert "not replaced" not in program.text
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def test_the_kept_pid_is_killed_and_the_bridge_finishes_and_gives_room(folder):
+    answers: list[str] = []
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        thread = active_request(folder, program.port, [])
+        os.kill(pid, signal.SIGHUP)
+        program.wait("accepts no more")
+        (folder / "in handler").unlink()
+        second = active_request(folder, program.port, answers)
+        os.kill(pid, signal.SIGKILL)
+        program.wait(r"\(bridge\): .*has ended instead of starting anew.*makes room")
+        (folder / "go").touch()
+        for waiting in (thread, second):
+            waiting.join(TIMEOUT)
+        assert len(answers) == 1
+        assert answers[0].endswith("bridge end")
+        program.wait_alone(None)
+
+
+def test_as_pid_1_of_a_namespace(folder):
+    command = [
+        tool("unshare", "util-linux"),
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        sys.executable,
+    ]
+    program_path = Path(__file__).parent / "programs" / "kept.py"
+    (folder / "start").write_text(
+        "import endless_py; endless_py.ThreadingHTTPServer.keep_pid = 'auto'"
+    )
+    with Program(program_path, folder, command=command) as program:
+        assert program.wait_serving() == 1
+        outside = [pid for pid in program.pids() if pid != program.pid]
+        assert len(outside) == 1
+        with Load(program.port) as load:
+            for generation in range(1, 6):
+                os.kill(outside[0], signal.SIGHUP)
+                program.wait(rf"\[1\] generation {generation}: generation .* has ended")
+        assert load.lost == []
+        assert get(program.port) == "5 1 end"
+
+        good = (folder / "start").read_text()
+        (folder / "start").write_text("def")
+        os.kill(outside[0], signal.SIGHUP)
+        program.wait("reload failed: generation 6 .* exited with status 1 .*goes on serving")
+        assert get(program.port) == "5 1 end"
+        # Nobody else reaps in this namespace.
+        assert program.pids() == sorted([program.pid, *outside])
+
+        (folder / "start").write_text(good)
+        answers: list[str] = []
+        thread = active_request(folder, program.port, answers)
+        os.kill(outside[0], signal.SIGTERM)
+        program.wait("SIGTERM: stops")
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        assert answers == ["5 1 end"]
+        program.wait_alone(None)
+        assert program.process.wait(TIMEOUT) == 0
+
+
+def test_the_choice(monkeypatch):
+    for name in ("SUPERVISOR_ENABLED", "INVOCATION_ID", "SYSTEMD_EXEC_PID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(keep_pid, "_in_foreground", lambda: False)
+    monkeypatch.setattr(keep_pid, "_parent_name", lambda: "sh")
+    assert not keep_pid.decide(["auto"], False)[0]
+    assert keep_pid.decide(["auto", True], False) == (True, "keep_pid = True")
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    assert keep_pid.decide(["auto"], False) == (True, "supervisord watches it")
+    assert keep_pid.decide(["auto", False], False) == (False, "keep_pid = False")
+    monkeypatch.delenv("SUPERVISOR_ENABLED")
+    monkeypatch.setenv("INVOCATION_ID", "x")
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    assert keep_pid.decide(["auto"], False)[0]
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", "1")
+    assert not keep_pid.decide(["auto"], False)[0]
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    assert not keep_pid.decide(["auto"], True)[0]
+    monkeypatch.delenv("INVOCATION_ID")
+    monkeypatch.setattr(keep_pid, "_parent_name", lambda: "runsv")
+    assert keep_pid.decide(["auto"], False) == (True, "runsv watches it")
+    monkeypatch.setattr(keep_pid, "_parent_name", lambda: "docker-init")
+    assert keep_pid.decide(["auto"], False)[0]
+    with pytest.raises(ValueError, match='must be True, False or "auto"'):
+        keep_pid.check("yes")

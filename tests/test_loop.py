@@ -1,0 +1,432 @@
+"""The serving loop: no polling, no blocking, nothing left over; and classes of others."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from harness import TIMEOUT, Load, Program, connect, environment, get, tool
+from test_signals import SERVE, custom, slow_request
+
+FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
+
+
+def cpu(pid):
+    """Seconds of processor time used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def sockets(pid):
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        target = os.readlink(f"/proc/{pid}/fd/{name}")
+        if target.startswith("socket:"):
+            found[target] = int(name)
+    return found
+
+
+def test_shutdown_answers_at_once_from_any_thread(tmp_path):
+    code = """
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+thread = threading.Thread(target=server.serve_forever, args=(1000,))
+for number in range(3):
+    thread = threading.Thread(target=server.serve_forever, args=(1000,))
+    thread.start()
+    while not endless_py.state()["servers"][0]["accepting"]:
+        time.sleep(0.001)
+    server.shutdown()
+    thread.join()
+    print("returned", number, flush=True)
+server.server_close()
+"""
+    with custom(tmp_path, code) as program:
+        program.wait("returned 2")
+        assert program.process.wait(TIMEOUT) == 0
+
+
+def test_shutdown_from_a_handler_thread_and_from_the_loop_itself(tmp_path):
+    code = """
+class Server(HTTPServer):
+    def service_actions(self):
+        self.shutdown()  # in the loop: the standard library would hang
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever(0.01)
+print("returned", flush=True)
+"""
+    with custom(tmp_path, code) as program:
+        program.wait("returned")
+        assert program.process.wait(TIMEOUT) == 0
+
+
+def test_overridden_service_actions_run_at_poll_interval(tmp_path):
+    code = """
+class Server(ThreadingHTTPServer):
+    count = 0
+    def service_actions(self):
+        self.count += 1
+        if self.count == 20:
+            print("twenty", time.monotonic() - start, flush=True)
+
+start = time.monotonic()
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever(0.05)
+"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        took = float(program.wait(r"twenty ([\d.]+)")[1])
+        assert took >= 18 * 0.05  # an interval, not a spin
+        program.stop(pid)
+
+
+def test_a_loop_of_handle_request_is_reloaded(tmp_path):
+    code = """
+server = HTTPServer(("127.0.0.1", 0), Handler)
+try:
+    while True:
+        server.handle_request()
+finally:
+    server.server_close()
+    print("cleaned up", flush=True)
+"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        with Load(program.port, keep_alive=False) as load:
+            pid = program.wait_serving()
+            for generation in range(1, 4):
+                os.kill(pid, signal.SIGHUP)
+                pid = program.wait_serving(generation)
+                load.wait_answer(f"{generation} ")
+        # Its handler has no pause of its own, so every kind of client is answered.
+        assert load.lost == []
+        program.wait_alone(pid)
+        program.stop(pid)
+        assert program.text.count("cleaned up") == 4
+
+
+def test_handle_request_keeps_its_timeout(tmp_path):
+    code = """
+class Server(HTTPServer):
+    timeout = 0.05
+    def handle_timeout(self):
+        print("timed out", flush=True)
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.handle_request()
+    server.handle_request()
+print("over", flush=True)
+"""
+    with custom(tmp_path, code) as program:
+        program.wait("over")
+        assert program.text.count("timed out") == 2
+        assert program.process.wait(TIMEOUT) == 0
+
+
+def test_forked_handlers_are_reaped_when_they_end(tmp_path):
+    with custom(tmp_path, FORKS) as program:
+        pid = program.wait_serving()
+        for _ in range(5):
+            client = connect(program.port)
+            client.request("GET", "/")
+            client.getresponse().read()
+            client.close()
+        program.wait_alone(pid)  # a zombie would count, and no request comes any more
+        program.stop(pid)
+
+
+def test_a_forked_handler_holds_neither_listener_nor_channel(tmp_path):
+    with custom(tmp_path, FORKS) as program:
+        old = program.wait_serving()
+        answers: list[str] = []
+        thread = slow_request(tmp_path, program.port, answers)
+        listeners = {
+            "socket:[" + line.split()[9] + "]"
+            for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+            if line.split()[1].endswith(f":{program.port:04X}") and line.split()[3] == "0A"
+        }
+        assert listeners & set(sockets(old))
+        new = program.reload(1, old)
+        program.wait("accepts no more")
+        (tmp_path / "slow").unlink()
+        second = slow_request(tmp_path, program.port, answers)
+        channel = set(sockets(new)) - set(sockets(old))
+        handlers = [pid for pid in program.pids() if pid not in (old, new)]
+        assert len(handlers) == 2
+        for handler in handlers:
+            assert not listeners & set(sockets(handler))
+        for handler in handlers:  # what is only the serving process's: channel and wakers
+            parent = int(Path(f"/proc/{handler}/stat").read_text().rpartition(")")[2].split()[1])
+            shared = set(sockets(handler)) & set(sockets(parent))
+            assert len(shared) <= 3  # the beacon's reader, and the way home
+        assert channel
+        # The end of both serving processes is seen although handlers live on.
+        os.kill(old, signal.SIGKILL)
+        program.wait(rf"\(pid {old}\) has ended")
+        (tmp_path / "go").touch()
+        for waiting in (thread, second):
+            waiting.join(TIMEOUT)
+        assert [answer.split()[0] for answer in sorted(answers)] == ["0", "1"]
+        program.wait_alone(new)
+        program.stop(new)
+
+
+def test_without_a_free_descriptor_the_loop_does_not_spin(tmp_path):
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+HTTPServer.request_queue_size = 100
+{SERVE}"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        clients = [socket.create_connection(("127.0.0.1", program.port)) for _ in range(60)]
+        program.wait("cannot accept on tcp .*: Too many open files; clients wait until")
+        before, start = cpu(pid), time.monotonic()
+        seen = len(program.lines)
+        program.wait("cannot accept", seen)  # the next line, a second later
+        wall, used = time.monotonic() - start, cpu(pid) - before
+        assert used < wall / 4
+        assert wall > 0.5
+        for client in clients[:50]:
+            client.close()
+        for client in clients[50:]:
+            client.settimeout(TIMEOUT)
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.makefile("rb").read().endswith(b"end")
+            client.close()
+        program.stop(pid)
+
+
+def test_max_children_during_a_reload(tmp_path):
+    code = FORKS.replace("with F", "ForkingHTTPServer.max_children = 2\nwith F")
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        with Load(program.port) as load:
+            for generation in range(1, 6):
+                pid = program.reload(generation, pid)
+                load.wait_answer(f"{generation} ")
+        assert load.lost == []
+        program.wait_alone(pid)
+        assert "exit status was taken" not in program.text
+        program.stop(pid)
+
+
+def test_a_program_that_waits_for_any_child_confuses_nothing(tmp_path):
+    """ForkingMixIn's own waitpid(-1), or a program's, may reap the successor first."""
+    code = f"""
+def reap():
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            time.sleep(0.001)
+
+threading.Thread(target=reap, daemon=True).start()
+if (folder / "bad").exists():
+    sys.exit(7)
+{SERVE}"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        (tmp_path / "bad").touch()
+        os.kill(pid, signal.SIGHUP)
+        program.wait("reload failed: .*(status was taken|with status 7).*goes on serving")
+        (tmp_path / "bad").unlink()
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        program.stop(new)
+
+
+def test_the_backlog_of_the_new_code_takes_effect(tmp_path):
+    code = f"HTTPServer.request_queue_size = int((folder / 'backlog').read_text())\n{SERVE}"
+
+    def backlog(program):
+        words = [tool("ss", "iproute2"), "-ltnH", f"sport = :{program.port}"]
+        return int(subprocess.check_output(words, text=True).split()[2])
+
+    (tmp_path / "backlog").write_text("7")
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        assert backlog(program) == 7
+        (tmp_path / "backlog").write_text("9")
+        pid = program.reload(1, pid)
+        program.wait_alone(pid)
+        assert backlog(program) == 9
+        program.stop(pid)
+
+
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer", "HTTPServer"])
+def test_no_resource_is_leaked(kind, tmp_path):
+    (tmp_path / "code").write_text(SERVE.replace("ThreadingHTTPServer", kind))
+    program_path = Path(__file__).parent / "programs" / "custom.py"
+    env = environment(PYTHONWARNINGS="error", PYTHONDEVMODE="1")
+    words = [sys.executable, str(program_path)]
+    with Program(tmp_path, command=words, env=env) as program:
+        pid = program.wait_serving()
+        assert get(program.port).startswith("0 ")
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        assert get(program.port).startswith("1 ")
+        program.stop(new)
+        assert not re.search("Warning|Error|Exception", program.text), program.text
+
+
+THIRD_PARTY = {
+    "computes in server_bind": """
+import socketserver as standard
+class Theirs(standard.TCPServer):
+    allow_reuse_address = True
+    def server_bind(self):
+        super().server_bind()
+        self.computed = "port %d" % self.server_address[1]
+    def server_activate(self):
+        self.socket.listen(11)
+        self.activated = True
+class Server(endless_py.GracefulMixIn, standard.ThreadingMixIn, Theirs):
+    def process_request(self, *arguments):
+        assert self.computed == "port %d" % self.server_address[1] and self.activated
+        super().process_request(*arguments)
+""",
+    "a pool of threads": """
+import socketserver as standard
+from concurrent.futures import ThreadPoolExecutor
+class Theirs(standard.TCPServer):
+    pool = ThreadPoolExecutor(20)
+    def process_request(self, request, client_address):
+        self.pool.submit(self.work, request, client_address)
+    def work(self, request, client_address):
+        try:
+            self.finish_request(request, client_address)
+        finally:
+            self.shutdown_request(request)
+class Server(endless_py.GracefulMixIn, Theirs):
+    pass
+""",
+    "binds in its constructor": """
+import socketserver as standard
+class Theirs(standard.BaseServer):
+    def __init__(self, address, handler):
+        super().__init__(address, handler)
+        self.socket = socket.socket()
+        self.server_bind()
+        self.socket.listen()
+    def server_bind(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+    def fileno(self):
+        return self.socket.fileno()
+    def get_request(self):
+        return self.socket.accept()
+    def server_close(self):
+        self.socket.close()
+    def close_request(self, request):
+        request.close()
+class Server(endless_py.GracefulMixIn, standard.ThreadingMixIn, Theirs):
+    pass
+""",
+    "wraps its connections": """
+import socketserver as standard
+class Theirs(standard.ThreadingTCPServer):
+    def get_request(self):
+        request, address = super().get_request()
+        return request, ("wrapped", *address)
+    def verify_request(self, request, client_address):
+        return client_address[0] == "wrapped"
+class Server(endless_py.GracefulMixIn, Theirs):
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("name", THIRD_PARTY)
+def test_classes_of_others(name, tmp_path):
+    code = THIRD_PARTY[name] + SERVE.replace("ThreadingHTTPServer", "Server")
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        with Load(program.port, keep_alive=name != "wraps its connections") as load:
+            for generation in range(1, 5):
+                pid = program.reload(generation, pid)
+                load.wait_answer(f"{generation} ")
+        assert load.lost == []
+        program.wait_alone(pid)
+        program.stop(pid)
+        assert "Traceback" not in program.text
+
+
+def settle(pids):
+    """Wait until no thread of these processes has run for a quarter of a second."""
+    looks = [b""]
+    while len(looks) < 6 or len(set(looks[-6:])) > 1:
+        look = b""
+        for pid in pids:
+            for task in sorted(Path(f"/proc/{pid}/task").iterdir()):
+                look += re.findall(rb"voluntary_ctxt_switches:.*", (task / "status").read_bytes())[
+                    0
+                ]
+        looks.append(look)
+        time.sleep(0.05)
+
+
+def test_an_idle_server_makes_no_system_call(tmp_path):
+    """Fresh and reloaded, threading and forking, with an idle connection: all at once."""
+    programs, watchers, clients = [], [], []
+    try:
+        for number, code in enumerate([SERVE, FORKS, SERVE, FORKS]):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            program = custom(folder, code)
+            programs.append(program)
+            pid = program.wait_serving()
+            client = connect(program.port)
+            client.request("GET", "/")
+            client.getresponse().read()
+            clients.append(client)
+            reloaded = number > 1
+            if reloaded:
+                program.reload(1, pid)
+            # Until the old generation is gone, and the idle connection has a handler again.
+            expected = 2 if code is FORKS else 1
+            while (program.process.poll() is None) is reloaded or len(program.pids()) != expected:
+                time.sleep(0.01)
+            settle(program.pids())
+            for process in program.pids():
+                words = [tool("strace"), "-f", "-p", str(process)]
+                watchers.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
+        calls: list[str] = []
+        readers = []
+        for watcher in watchers:
+            attached = watcher.stderr.readline()
+            assert "attached" in attached
+            reader = threading.Thread(target=lambda w=watcher: calls.extend(w.stderr))
+            reader.start()
+            readers.append(reader)
+        threading.Event().wait(5)  # what the promise names
+        for watcher in watchers:
+            watcher.send_signal(signal.SIGINT)
+        for reader in readers:
+            reader.join(TIMEOUT)
+        # Each thread waits in one call that began before; strace says so when it attaches.
+        waiting = re.compile(
+            r"strace: Process|detached|resuming interrupted|restart_syscall|"
+            r"^(\[pid +\d+\] )?(poll|ppoll|recvfrom|futex|read|select)\([^)]*(<unfinished.*)?$"
+        )
+        new = [call for call in calls if call.strip() and not waiting.search(call)]
+        finished = [call for call in calls if re.search(r"\) += ", call)]
+        assert new == []
+        assert finished == []
+    finally:
+        for watcher in watchers:
+            watcher.kill()
+            watcher.wait()
+        for client in clients:
+            client.close()
+        for program in programs:
+            program.__exit__(None)

@@ -1,0 +1,215 @@
+"""The pid file names the generation in charge, and touches nothing that is not a pid file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from harness import TIMEOUT, Program, environment, get
+
+from endless_py.exceptions import PidFileError
+from endless_py.pidfile import PidFile, read_pid
+
+IN_CODE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / {name!r}\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "code").write_text(IN_CODE.format(name="pid"))
+    (tmp_path / "version").write_text("v0")
+    return tmp_path
+
+
+@pytest.fixture
+def dead():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def identity(path):
+    status = os.lstat(path)
+    return status.st_ino, status.st_mtime_ns, path.read_text()
+
+
+def test_it_is_written_whole_and_removed_by_its_owner(tmp_path):
+    path = tmp_path / "pid"
+    file = PidFile(path)
+    file.write(os.getpid())
+    assert path.read_text() == f"{os.getpid()}\n"
+    assert read_pid(path) == os.getpid()
+    assert os.listdir(tmp_path) == ["pid"]
+    file.remove()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", ["dead", "empty", "own"])
+def test_a_stale_one_is_replaced(content, tmp_path, dead):
+    path = tmp_path / "pid"
+    path.write_text({"dead": f"{dead}\n", "empty": "", "own": f"{os.getpid()}"}[content])
+    PidFile(path).write(os.getpid())
+    assert read_pid(path) == os.getpid()
+
+
+def test_one_of_a_living_process_is_an_error_unless_it_is_a_predecessor(tmp_path):
+    path = tmp_path / "pid"
+    path.write_text(f"{os.getppid()}\n")
+    before = identity(path)
+    with pytest.raises(PidFileError, match=f"process {os.getppid()}, which is alive"):
+        PidFile(path).write(os.getpid())
+    assert identity(path) == before
+    PidFile(path).write(os.getpid(), {os.getppid()})
+    assert read_pid(path) == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["12 13\n", "x" * 100, "0\n", "-5\n", "9" * 12, " " * 99])
+def test_what_is_not_a_pid_file_is_left_alone(content, tmp_path):
+    path = tmp_path / "pid"
+    path.write_text(content)
+    with pytest.raises(PidFileError, match="not a pid file"):
+        PidFile(path).write(os.getpid())
+    with pytest.raises(PidFileError, match="not a pid file"):
+        read_pid(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("target", ["pid file", "anything", "nothing"])
+def test_a_symlink_is_not_followed(target, tmp_path, dead):
+    path, aim = tmp_path / "pid", tmp_path / "aim"
+    if target != "nothing":
+        aim.write_text(f"{dead}\n" if target == "pid file" else "precious")
+    path.symlink_to(aim)
+    text = aim.read_text() if aim.exists() else None
+    for action in (lambda: PidFile(path).write(os.getpid()), lambda: read_pid(path)):
+        with pytest.raises(PidFileError, match="symbolic link"):
+            action()
+    assert path.is_symlink()
+    assert (aim.read_text() if aim.exists() else None) == text
+
+
+def test_neither_a_fifo_nor_a_folder_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "."):
+        with pytest.raises(PidFileError):
+            PidFile(tmp_path / name).write(os.getpid())
+    with pytest.raises(PidFileError, match="no such folder"):
+        PidFile(tmp_path / "no" / "pid").check()
+    with pytest.raises(PidFileError, match="no pid file"):
+        read_pid(tmp_path / "none")
+
+
+@pytest.mark.parametrize("by", ["another process", "the same pid", "a symlink"])
+def test_what_was_put_in_its_place_is_not_removed(by, tmp_path):
+    path, file = tmp_path / "pid", PidFile(tmp_path / "pid")
+    file.write(os.getpid())
+    other = tmp_path / "other"
+    other.write_text(f"{os.getppid() if by == 'another process' else os.getpid()}\n")
+    if by == "a symlink":
+        path.unlink()
+        path.symlink_to(other)
+    else:
+        other.rename(path)
+    file.remove()
+    assert path.exists()
+
+
+def test_it_follows_the_generation_in_charge(folder):
+    path = folder / "pid"
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        get(program.port)  # its loop runs
+        before = identity(path)
+        assert before[2] == f"{old}\n"
+        good = (folder / "code").read_text()
+        (folder / "code").write_text(good + "def")
+        os.kill(old, signal.SIGHUP)
+        program.wait("reload failed")
+        assert identity(path) == before
+        (folder / "code").write_text(good)
+        new = program.reload(1, old)
+        program.wait("accepts no more")
+        assert read_pid(path) == new
+        program.wait_alone(new)
+        assert read_pid(path) == new
+        last = program.reload(2, new)
+        program.wait_alone(last)
+        program.stop(last)
+        assert not path.exists()
+
+
+def test_the_incumbent_writes_it_again_when_its_successor_dies(folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        with subprocess.Popen(
+            [sys.executable, "-c", f"from harness import get; print(get({program.port}, '/slow'))"],
+            env=environment(PYTHONPATH=os.path.dirname(__file__)),
+            stdout=subprocess.PIPE,
+        ) as client:
+            while not (folder / "slow").exists():
+                assert client.poll() is None
+            new = program.reload(1, old)
+            program.wait("accepts no more")
+            assert read_pid(folder / "pid") == new
+            os.kill(new, signal.SIGKILL)
+            program.wait("accepts again")
+            get(program.port)
+            assert read_pid(folder / "pid") == old
+            (folder / "go").touch()
+            assert client.communicate(timeout=TIMEOUT)[0] == b"v0 end\n"
+        program.wait_alone(old)
+        program.stop(old)
+        assert not (folder / "pid").exists()
+
+
+def test_the_successor_of_a_killed_incumbent_writes_it(folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        port = program.port
+        os.mkfifo(folder / "gate")
+        with (folder / "code").open("a") as code:
+            code.write("open(sys.argv[1] + '/gate').read()")
+        os.kill(old, signal.SIGHUP)
+        with open(folder / "gate", "w"):
+            os.kill(old, signal.SIGKILL)
+            program.process.wait(TIMEOUT)
+        new = program.wait_serving(1)
+        program.wait(rf"generation 0 \(pid {old}\) has ended")
+        get(port)
+        assert read_pid(folder / "pid") == new
+        program.stop(new)
+        assert not (folder / "pid").exists()
+
+
+@pytest.mark.parametrize("name", ["elsewhere", None])
+def test_new_code_with_another_path_leaves_none_behind(name, folder):
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        (folder / "code").write_text(IN_CODE.format(name=name) if name else "")
+        new = program.reload(1, old)
+        program.wait_alone(new)
+        get(program.port)
+        assert not (folder / "pid").exists()
+        assert name is None or read_pid(folder / name) == new
+        program.stop(new)
+        assert name is None or not (folder / name).exists()
+
+
+def test_the_command_keeps_one_and_refuses_a_living_one(tmp_path):
+    command = [sys.executable, "-m", "endless_py", "0", "-b", "127.0.0.1", "-d", str(tmp_path)]
+    command += ["--pid-file", str(tmp_path / "pid")]
+    with Program(command=command) as program:
+        pid = program.wait_serving()
+        get(program.port)
+        assert read_pid(tmp_path / "pid") == pid
+        second = subprocess.run(
+            command, env=environment(), stderr=subprocess.PIPE, timeout=TIMEOUT, check=False
+        )
+        assert second.returncode == 1
+        assert f"process {pid}, which is alive".encode() in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        assert read_pid(tmp_path / "pid") == pid
+        program.stop(pid)
+        assert not (tmp_path / "pid").exists()

@@ -1,0 +1,70 @@
+"""A request that has come is read without a poll; no handler notices."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from harness import TIMEOUT, connect, get
+from test_signals import custom
+
+RESET = """
+class Waiting(Handler):
+    def do_GET(self):
+        super().do_GET()
+        while self.path == "/wait" and not (folder / "go").exists():
+            time.sleep(0.01)
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        print("handler ended with", sys.exc_info()[0].__name__, flush=True)
+
+with Server(("127.0.0.1", 0), Waiting) as server:
+    server.serve_forever()
+"""
+
+SNIFFING = """
+class Sniffing(Handler):
+    def handle(self):
+        print("sniffed", self.connection.recv(3, socket.MSG_PEEK), flush=True)
+        super().handle()
+
+with ThreadingHTTPServer(("127.0.0.1", 0), Sniffing) as server:
+    server.serve_forever()
+"""
+
+
+def test_a_reset_is_seen_where_the_handler_reads(tmp_path):
+    with custom(tmp_path, RESET) as program:
+        pid = program.wait_serving()
+        client = connect(program.port)
+        client.request("GET", "/wait")
+        response = client.getresponse()
+        assert response.read().endswith(b" end")
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # a reset, which has come before the handler asks for the next request
+        (tmp_path / "go").touch()
+        program.wait("handler ended with ConnectionResetError")
+        assert get(program.port).endswith(" end")
+        program.stop(pid)
+
+
+def test_a_handler_that_looks_at_the_socket_itself_finds_everything_there(tmp_path):
+    with custom(tmp_path, SNIFFING) as program:
+        pid = program.wait_serving()
+        assert get(program.port).endswith(" end")
+        program.wait("sniffed b'GET'")
+        program.stop(pid)
+
+
+def test_requests_sent_in_one_go_are_all_answered(tmp_path):
+    with custom(tmp_path, RESET) as program:
+        pid = program.wait_serving()
+        with socket.create_connection(("127.0.0.1", program.port), TIMEOUT) as client:
+            one = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+            last = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            client.sendall(one + one[:9])
+            client.sendall(one[9:] + last)
+            with client.makefile("rb") as file:
+                assert file.read().count(b" end") == 3
+        program.stop(pid)

@@ -1,0 +1,126 @@
+"""Several servers in one process: every listener finds its own server in the next generation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+
+import pytest
+from harness import TIMEOUT, Program
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def ask(family, address, kind=socket.SOCK_STREAM, path=None):
+    with socket.socket(family, kind) as client:
+        client.settimeout(TIMEOUT)
+        if path:
+            client.bind(path)
+        client.connect(address)
+        client.sendall(b"hello\n")
+        return json.loads(client.recv(4096))
+
+
+def write(path, entries):
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_all_are_handed_over_by_address_family_and_type_in_whatever_order(tmp_path):
+    port, other = free_port(), free_port()
+    path, abstract = str(tmp_path / "socket"), f"\0endless_py test {os.getpid()}"
+    entries = [
+        {"name": "a", "class": "ThreadingTCPServer", "address": ["127.0.0.1", port]},
+        {"name": "b", "class": "ThreadingUDPServer", "address": ["127.0.0.1", port]},
+        {"name": "c", "class": "TCPServer", "address": ["::1", port], "family": "AF_INET6"},
+        {"name": "d", "class": "ThreadingTCPServer", "address": ["localhost", other]},
+        {"name": "e", "class": "ThreadingUnixStreamServer", "address": path},
+        {"name": "f", "class": "ForkingUnixStreamServer", "address": abstract, "by_hand": True},
+    ]
+
+    def names():
+        tcp, unix = socket.AF_INET, socket.AF_UNIX
+        answers = [
+            ask(tcp, ("127.0.0.1", port)),
+            ask(tcp, ("127.0.0.1", port), socket.SOCK_DGRAM),
+            ask(socket.AF_INET6, ("::1", port)),
+            ask(tcp, ("127.0.0.1", other)),
+            ask(unix, path),
+            ask(unix, abstract),
+        ]
+        assert [answer["name"] for answer in answers] == list("abcdef")
+        return {answer["generation"] for answer in answers}
+
+    config = write(tmp_path / "config", entries)
+    with Program("echo_servers.py", config) as program:
+        pid = program.wait_serving(0, 6)
+        assert names() == {0}
+        inode = os.stat(path).st_ino
+        for generation in range(1, 4):
+            write(config, entries[::-1] if generation % 2 else entries)
+            pid = program.reload(generation, pid, 6)
+            program.wait_alone(pid)
+            assert names() == {generation}
+            assert os.stat(path).st_ino == inode
+        program.stop(pid)
+        assert not os.path.exists(path)
+
+
+def test_a_new_address_is_bound_and_one_that_is_gone_is_closed_after_its_queue(tmp_path):
+    ports = [free_port() for _ in range(3)]
+    entries = [
+        {"name": str(n), "class": "ThreadingTCPServer", "address": ["127.0.0.1", port]}
+        for n, port in enumerate(ports)
+    ]
+    config = write(tmp_path / "config", entries[:2])
+    with Program("echo_servers.py", config) as program:
+        pid = program.wait_serving(0, 2)
+        write(config, entries[1:])
+        new = program.reload(1, pid, 2)
+        program.wait("the new code has no")
+        program.wait_alone(new)
+        assert ask(socket.AF_INET, ("127.0.0.1", ports[1]))["pid"] == new
+        assert ask(socket.AF_INET, ("127.0.0.1", ports[2]))["pid"] == new
+        with pytest.raises(ConnectionRefusedError):
+            ask(socket.AF_INET, ("127.0.0.1", ports[0]))
+        program.stop(new)
+
+
+def test_two_servers_that_asked_for_any_port_keep_theirs(tmp_path):
+    entries = [
+        {"name": name, "class": "ThreadingTCPServer", "address": ["127.0.0.1", 0]} for name in "ab"
+    ]
+    with Program("echo_servers.py", write(tmp_path / "config", entries)) as program:
+        pid = program.wait_serving(0, 2)
+        ports = {int(port) for port in re.findall(r": serves .*:(\d+); ", program.text)}
+        assert len(ports) == 2
+        new = program.reload(1, pid, 2)
+        program.wait_alone(new)
+        for port in ports:
+            assert ask(socket.AF_INET, ("127.0.0.1", port))["generation"] == 1
+        program.stop(new)
+
+
+def test_a_stale_path_is_taken_over_and_an_answering_one_is_a_clear_error(tmp_path):
+    path = str(tmp_path / "socket")
+    entries = [{"class": "ThreadingUnixStreamServer", "address": path}]
+    config = write(tmp_path / "config", entries)
+    with Program("echo_servers.py", config) as program:
+        os.kill(program.wait_serving(), signal.SIGKILL)
+        program.wait_alone(None)
+    assert os.path.exists(path)
+    with Program("echo_servers.py", config) as program:
+        pid = program.wait_serving()
+        with Program("echo_servers.py", config) as second:
+            second.wait("Address already in use: another process answers on it")
+            assert second.process.wait(TIMEOUT) == 1
+        assert ask(socket.AF_UNIX, path)["pid"] == pid
+        program.stop(pid)
+    assert not os.path.exists(path)

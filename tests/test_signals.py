@@ -1,0 +1,271 @@
+"""Signals, hooks, and programs of every shape around a server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from harness import PROGRAMS, TIMEOUT, Program, connect, get
+
+HUP, TERM, INT, USR2 = (getattr(signal, f"SIG{name}") for name in ("HUP", "TERM", "INT", "USR2"))
+SERVE = """
+with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever()
+"""
+
+
+def custom(folder, code, **options):
+    (folder / "code").write_text(code)
+    return Program("custom.py", folder, **options)
+
+
+def slow_request(folder, port, answers):
+    thread = threading.Thread(target=lambda: answers.append(get(port, "/slow")))
+    thread.start()
+    while not (folder / "slow").exists():
+        assert thread.is_alive()
+    return thread
+
+
+def test_hup_to_the_whole_group_with_forked_handlers(tmp_path):
+    code = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
+    answers: list[str] = []
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        threads = [slow_request(tmp_path, program.port, answers) for _ in range(3)]
+        os.killpg(pid, HUP)
+        new = program.wait_serving(1)
+        program.wait("accepts no more")
+        (tmp_path / "go").touch()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert [answer.split()[0] for answer in answers] == ["0"] * 3
+        program.wait_alone(new)
+        assert "generation 2" not in program.text
+        program.stop(new)
+
+
+def test_ten_hups_at_once_leave_code_that_was_started_after_them(tmp_path):
+    with custom(tmp_path, f"print('started', time.monotonic(), flush=True){SERVE}") as program:
+        pid = program.wait_serving()
+        for _ in range(10):
+            os.kill(pid, HUP)
+            time.sleep(0.005)
+        last = time.monotonic()
+        # Each reload that was begun ends, and a HUP that came meanwhile begins one more.
+        reloads = 0
+        while "started generation" in program.text.partition(f"generation {reloads}: serves")[2]:
+            reloads += 1
+            final = program.wait_serving(reloads)
+            program.wait(rf"generation {reloads}: generation .* has ended")
+            if "another one follows" in program.text or "passed on" in program.text:
+                final = program.wait_serving(2)
+        program.wait_alone(final)
+        starts = [float(line.split()[1]) for line in program.lines if line.startswith("started ")]
+        assert starts[-1] > last
+        assert len(starts) <= 4
+        program.stop(final)
+
+
+def test_nohup_reloads(tmp_path):
+    (tmp_path / "code").write_text(SERVE)
+    command = ["nohup", sys.executable, str(PROGRAMS / "custom.py")]
+    with Program(tmp_path, command=command) as program:
+        pid = program.wait_serving()
+        for generation in (1, 2):
+            pid = program.reload(generation, pid)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+OWN_HUP = f"""
+signal.signal(signal.SIGHUP, lambda *_: (print("own", flush=True), endless_py.reload())){SERVE}
+"""
+
+
+def test_a_hup_handler_of_the_programs_own_stays_and_can_reload(tmp_path):
+    with custom(tmp_path, OWN_HUP) as program:
+        pid = program.wait_serving()
+        program.wait("the program has a SIGHUP handler of its own, which stays")
+        new = program.reload(1, pid)
+        program.wait("^own$")
+        program.wait_alone(new)
+        program.stop(new)
+
+
+def test_a_term_handler_of_the_programs_own_stays(tmp_path):
+    code = f'signal.signal(signal.SIGTERM, lambda *_: sys.exit("own end")){SERVE}'
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        os.kill(pid, TERM)
+        program.wait("^own end$")
+        assert program.process.wait(TIMEOUT) == 1
+
+
+def test_reload_and_stop_from_a_handler(tmp_path):
+    code = f"""
+class Handler(Handler):
+    def do_POST(self):
+        getattr(endless_py, self.path[1:])()
+        self.do_GET()
+{SERVE}"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        for path, generation in (("/reload", 0), ("/stop", 1)):
+            client = connect(program.port)
+            client.request("POST", path)
+            assert client.getresponse().read().startswith(b"%d " % generation)
+            client.close()
+            if path == "/reload":
+                new = program.wait_serving(1)
+                program.wait_alone(new)
+        program.wait_alone(None)
+        assert pid != new
+
+
+def test_hooks_run_before_the_successor_and_can_cancel(tmp_path):
+    code = f"""
+@endless_py.before_reload
+def check():
+    print("hook", flush=True)
+    if (folder / "bad").exists():
+        raise ValueError("not now")
+{SERVE}"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        (tmp_path / "bad").touch()
+        os.kill(pid, HUP)
+        program.wait(r"reload cancelled by .*check.*ValueError\('not now'\); serving goes on")
+        assert get(program.port).startswith("0 ")
+        (tmp_path / "bad").unlink()
+        new = program.reload(1, pid)
+        lines = program.lines
+        assert lines.index("hook") < next(i for i, x in enumerate(lines) if "started gen" in x)
+        program.wait_alone(new)
+        program.stop(new)
+
+
+def test_term_before_any_server_serves_ends_as_without_us(tmp_path):
+    code = """
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print("made", flush=True)
+time.sleep(60)
+"""
+    with custom(tmp_path, code) as program:
+        program.wait("made")
+        os.kill(program.pid, TERM)
+        assert program.process.wait(TIMEOUT) == -TERM
+
+
+IN_THREAD = """
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+{}
+server.server_close()
+print("cleaned up", flush=True)
+"""
+
+
+@pytest.mark.parametrize("wait", ["thread.join()", "while thread.is_alive(): time.sleep(0.05)"])
+def test_a_server_in_another_thread(wait, tmp_path):
+    with custom(tmp_path, IN_THREAD.format(wait)) as program:
+        pid = program.wait_serving()
+        for generation in (1, 2):
+            pid = program.reload(generation, pid)
+            program.wait_alone(pid)
+            assert get(program.port) == f"{generation} {pid} {pid} end"
+        os.kill(pid, TERM)
+        program.wait_alone(None)
+        assert program.text.count("cleaned up") == 3
+
+
+def test_a_main_thread_that_runs_no_handler_loses_no_signal(tmp_path):
+    """Another thread gets the signal, and nothing wakes the main one, which alone runs handlers."""
+    code = IN_THREAD.format(
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})\n"
+        "print('blocked', flush=True)\nthread.join()"
+    )
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        program.wait("blocked")
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        os.kill(new, TERM)
+        program.wait_alone(None)
+        assert "generation 2" not in program.text
+        assert program.text.count("SIGTERM: stops") == 1
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_a_main_thread_that_sleeps_beside_a_daemon_server_ends_by_the_signal(number, tmp_path):
+    code = """
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+while True: time.sleep(1000)
+"""
+    answers: list[str] = []
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        thread = slow_request(tmp_path, program.port, answers)
+        os.kill(pid, number)
+        program.wait("accepts no more")
+        (tmp_path / "go").touch()
+        thread.join(TIMEOUT)
+        assert answers == [f"0 {pid} {pid} end"]
+        program.wait_alone(None)
+
+
+def test_what_keeps_a_drained_program_alive_is_named(tmp_path):
+    code = SERVE + "\nthreading.Thread(target=time.sleep, args=(60,), name='the culprit').start()"
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        new = program.reload(1, pid)
+        program.wait("drained 5 s ago, but the program has not ended; alive: .*the culprit")
+        for process in (pid, new):  # the new one would linger too
+            os.kill(process, signal.SIGKILL)
+        program.wait_alone(None)
+
+
+STUBBORN = {
+    "a sleeping thread": "ThreadingHTTPServer",
+    "a busy plain server": "HTTPServer",
+    "a forked handler": "ForkingHTTPServer",
+}
+
+
+@pytest.mark.parametrize("name", STUBBORN)
+def test_a_handler_that_ignores_the_cut_is_ended_and_named(name, tmp_path):
+    code = f"""
+class Handler(Handler):
+    def do_GET(self):
+        print("in handler", flush=True)
+        if {name!r} != "a forked handler":
+            signal.pthread_sigmask(signal.SIG_BLOCK, set())
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end = time.monotonic() + 50
+        while time.monotonic() < end:
+            time.sleep(50 if "sleeping" in {name!r} else 0.01)
+
+class Server({STUBBORN[name]}):
+    drain_timeout = 0.3
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever()
+"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        client = connect(program.port)
+        client.request("GET", "/")
+        place = client.sock.getsockname()
+        program.wait("in handler")
+        new = program.reload(1, pid)
+        program.wait(rf"drain time is over: cuts 127.0.0.1:{place[1]} on tcp .*, active for \d")
+        program.wait_alone(new)
+        client.close()
+        program.stop(new)
