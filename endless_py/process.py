@@ -1,8 +1,9 @@
 """The one object that stands for this process: its phase, its servers, its neighbours.
 
 `phases` has the table of its moves, `driver` says which thread makes them. Locks, in the
-order in which they may be taken: the driver's two, the lock of an Inheritance or of
-a Channel. A signal handler takes none but the driver's first, without waiting.
+order in which they may be taken: that of the checks (the program's code runs in it),
+the driver's two, the lock of an Inheritance or of a Channel. A signal handler takes none
+but the driver's first, without waiting.
 """
 
 from __future__ import annotations
@@ -309,9 +310,9 @@ class Generation:
         if serving.beacon is None:
             serving.beacon = Beacon()
         first = not serving.entered
-        serving.entered = True
         if first and not (serving.server.ready_on_serve or self._ready_called):
             serving.accepting = False
+        serving.entered = True  # from here on ready() in another thread may speak for it
         self._begin()
         if first and (serving.server.ready_on_serve or self._ready_called):
             self._say_ready([serving])
@@ -385,8 +386,11 @@ class Generation:
         )
         parent = self._living_parent()
         self._restore_error_output()
+        with self.driver.lock:  # two threads may want to say it of the same server
+            servings = [serving for serving in servings if not serving.ready]
+            for serving in servings:
+                serving.entered = serving.ready = True
         for serving in servings:
-            serving.entered = serving.ready = True
             serving.accepting = self.phase in (Phase.SERVING, Phase.RELOADING)
             serving.wake()
             self.log(log.INFO, f"serves {serving}{' meanwhile' if self.bridge else '; ' + orders}")
@@ -396,8 +400,9 @@ class Generation:
                 parent.say("ready", index=index)
         with self.driver.lock:
             self._tell_manager(strict=self.number == 0)
-        if all(serving.ready for serving in self.servings) and not self._ready_told:
-            self._ready_told = True
+            complete = all(serving.ready for serving in self.servings) and not self._ready_told
+            self._ready_told = self._ready_told or complete
+        if complete:
             self.hooks.step(hooks.READY)
 
     def _orders(self) -> list[tuple[str, str]]:
