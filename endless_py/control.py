@@ -77,7 +77,7 @@ def set_signals(
             if roles.setdefault(_check_signal(number), role) != role:
                 name = signal.Signals(number).name
                 raise ValueError(f"{name} cannot {roles[int(number)]} and {role} at the same time")
-    process.current.set_roles(roles)
+    process.current.signals.set_roles(roles)
 
 
 def before_signal(number: int) -> Callable[[_Hook], _Hook]:

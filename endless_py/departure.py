@@ -19,13 +19,13 @@ from endless_py.phases import Phase
 from endless_py.predecessors import Predecessors
 from endless_py.replacement import Replacement
 from endless_py.servers import Servers
-from endless_py.signals import block, unblock
+from endless_py.signals import Signals, block, unblock
 from endless_py.stopping import Stopping
 from endless_py.succession import Succession
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Callable, Iterable, Optional
+    from typing import Callable, Optional
 
     Say = Callable[[int, str], None]
 
@@ -46,6 +46,7 @@ class Departure:
         replacement: Replacement,
         stopping: Stopping,
         migration: Migration,
+        signals: Signals,
         manager: Manager,
         hooks: Hooks,
     ) -> None:
@@ -57,6 +58,7 @@ class Departure:
         self._replacement = replacement
         self._stopping = stopping
         self._migration = migration
+        self._signals = signals
         self._manager = manager
         self._hooks = hooks
         self.ending = Ending(life.log)
@@ -97,31 +99,28 @@ class Departure:
                 self._replacement.due = True
                 if not self._stopping.ordered:
                     successor.channel.send({"type": "replace"})
-        stopped = self._stopping.signal
+        stopped = self._stopping.by_signal
         if any(listening.cut for listening in self._servers.listenings()):
-            stopped = self._stopping.number
+            stopped = self._stopping.last_signal
         self.ending.begin(stopped, {serving.loop_thread for serving in self._servers.all})
         self._servers.wake()
 
-    def last_act(self, signals: Iterable[int]) -> None:
-        """The interpreter ends: wait for the bridge, to hand back, or, after a stop, for its end.
-
-        signals are held back once they could not be heard any more.
-        """
+    def last_act(self) -> None:
+        """The interpreter ends: wait for the bridge to hand back or, after a stop, to end."""
         if self._replacement.due or (self._stopping.ordered and self._children.orphans):
-            self._life.driver.drive_until(lambda: self._last_act_done(signals))
+            self._life.driver.drive_until(self._last_act_done)
 
-    def _last_act_done(self, signals: Iterable[int]) -> bool:
+    def _last_act_done(self) -> bool:
         bridge_lives = self._succession.living is not None
         if self._stopping.ordered or not self._replacement.due:
             return not bridge_lives and not len(self._children)
         if bridge_lives and not self._replacement.handed_back:
             return False
         bridge = self._succession.successor
-        block(signals)
+        block(self._signals.roles)
         self._life.driver.advance()
         if self._stopping.ordered:  # it came just before they were blocked
-            unblock(signals)
+            unblock(self._signals.roles)
             return False
         self._replacement.start_anew(bridge)
         return True

@@ -5,7 +5,7 @@ the first loop, after the last, or while a server without threads runs a handler
 loop) a helper thread does. A process with a forking server has a free loop whenever it
 forks, so it never forks beside a helper.
 
-Locks: `_helper_lock`, then `_driving`. A signal handler takes none but the first, and
+Locks: `_helper_lock`, then `lock`. A signal handler takes none but the first, and
 that one without waiting.
 """
 

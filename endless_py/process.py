@@ -73,8 +73,8 @@ class Generation:
         self._stumbles = Stumbles()
         self.terminal: Optional[Terminal] = None
         self.driver = Driver(self._step, self._active, self.watched, self.deadline)
-        self.signals = signals = Signals(self._on_signal)
         self.life = life = Life(self.driver)
+        self.signals = signals = Signals(self._on_signal, life.log)
         self.hooks = hooks = Hooks(life.log)
         self.servers = servers = Servers(life)
         self.children = children = Children()
@@ -106,6 +106,7 @@ class Generation:
             replacement,
             stopping,
             migration,
+            signals,
             manager,
             hooks,
         )
@@ -245,24 +246,9 @@ class Generation:
 
     def _install_signals(self) -> None:
         if not needs.missing():
-            if self.signals.install():
-                self._say_foreign_handler()
+            self.signals.install()
             if self.terminal is None:
                 self.terminal = Terminal()
-
-    def set_roles(self, roles: dict[int, str]) -> None:
-        """Change which signals do what."""
-        if self.signals.set_roles(roles):
-            self._say_foreign_handler()
-        unblock(roles)
-
-    def _say_foreign_handler(self) -> None:
-        """The program handles a signal itself that should reload."""
-        self.log(
-            log.WARNING,
-            f"the program has a SIG{self.signals.first(RELOAD)} handler of its own, which stays; "
-            "call endless_py.reload() from it",
-        )
 
     def _on_signal(self, number: int, frame: Optional[FrameType]) -> None:
         order = self.signals.roles.get(number)
@@ -431,7 +417,7 @@ class Generation:
         """The interpreter ends: no thread of ours may run into its finalization."""
         if os.getpid() != self._pid:
             return
-        for part in (self._end_driving, self._last_act, self.manager.ended):
+        for part in (self._end_driving, self.departure.last_act, self.manager.ended):
             try:
                 part()
             except Exception as error:
@@ -451,9 +437,6 @@ class Generation:
         if self.phase in (Phase.DRAINING, Phase.STOPPING) and self.servers.listenings():
             self.drained()  # the program's way to say so
             self.advance()
-
-    def _last_act(self) -> None:
-        self.departure.last_act(self.signals.roles)
 
     def _in_forked_child(self) -> None:
         """A fork is not a generation: it lets go of all that makes the parent one."""

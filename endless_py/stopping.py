@@ -42,7 +42,7 @@ class Stopping:
         self._manager = manager
         self._reports = reports
         self.interrupted = False  # by SIGINT, which no serve_forever() has raised yet
-        self.number = int(signal.SIGTERM)  # the signal of the last order
+        self.last_signal = int(signal.SIGTERM)  # the one that ordered it last
         self._orders = 0
         self._passed_on = 0  # by a predecessor; a group's signal reaches both of us
 
@@ -52,11 +52,11 @@ class Stopping:
         return self._orders > 0
 
     @property
-    def signal(self) -> Optional[int]:
-        """The signal that ends this process, if one does."""
+    def by_signal(self) -> Optional[int]:
+        """The signal that this process ends by, if it was told to stop."""
         if not self.ordered:
             return None
-        return int(signal.SIGINT) if self.interrupted else self.number
+        return int(signal.SIGINT) if self.interrupted else self.last_signal
 
     def take(self, order: str, number: int, name: str) -> None:
         """Do what an order means in this phase; number is 0 without a signal."""
@@ -68,7 +68,7 @@ class Stopping:
         hammer = order == HAMMER or self._orders > self._passed_on
         if order == STOP:
             self._orders += 1
-            self.number = number or self.number
+            self.last_signal = number or self.last_signal
         if life.phase in (Phase.SERVING, Phase.RELOADING):
             self._stop(name)
         elif life.phase in (Phase.DRAINING, Phase.DRAINED):
