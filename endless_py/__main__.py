@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import http.server
 import os
 import socket
 import sys
-from http.server import SimpleHTTPRequestHandler
 from typing import Any, Optional, Sequence
 
 from endless_py import process
@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=("HTTP/1.0", "HTTP/1.1"),
         help="default: HTTP/1.0",
     )
+    if hasattr(http.server, "CGIHTTPRequestHandler"):
+        parser.add_argument(
+            "--cgi", action="store_true", help="run what is in cgi-bin; gone with Python 3.15"
+        )
     parser.add_argument("--tls-cert", metavar="PATH", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", metavar="PATH", help="its private key, if in another file")
     parser.add_argument("--tls-password-file", metavar="PATH", help="has the key's password")
@@ -126,7 +130,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not os.path.isdir(directory):
         return _fail(f"there is no folder {directory!r}; give one with --directory", 1)
 
-    class Handler(SimpleHTTPRequestHandler):
+    base: Any = http.server.SimpleHTTPRequestHandler
+    if getattr(options, "cgi", False):
+        base = http.server.CGIHTTPRequestHandler
+
+    class Handler(base):  # type: ignore[misc]
         protocol_version = options.protocol
 
     try:

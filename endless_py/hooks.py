@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 
 from endless_py import log
@@ -24,15 +25,21 @@ class Hooks:
         self._say = say
         self.before_reload: list[Hook] = []
         self.checks: list[Hook] = []
+        self._checking = threading.Lock()
         self.steps: defaultdict[str, list[Hook]] = defaultdict(list)
         self.before_signal: defaultdict[int, list[Hook]] = defaultdict(list)
         self.after_signal: defaultdict[int, list[Hook]] = defaultdict(list)
 
     def check(self) -> None:
-        """Call what has to pass before this process says ready; what it raises goes through."""
-        checks, self.checks = self.checks, []
-        for check in checks:
-            check()
+        """Call what has to pass before this process says ready; what it raises goes through.
+
+        Each has to pass once. Another thread that wants to say ready waits for that, and one
+        that comes after a check has failed tries it again.
+        """
+        with self._checking:
+            while self.checks:
+                self.checks[0]()
+                del self.checks[0]
 
     def step(self, name: str) -> None:
         """Call what waits for this step of the process."""

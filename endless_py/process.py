@@ -10,8 +10,9 @@ do in a move lies in rooms of its own, each with what it has to remember:
     departure, replacement       the end, and with a kept pid what follows it
     reports, manager, askers     who is told, and who asks
 
-Locks, in the order in which they may be taken: the driver's two, the lock of an Inheritance
-or of a Channel. A signal handler takes none but the driver's first, without waiting.
+Locks, in the order in which they may be taken: that of the checks (the program's code runs
+in it), the driver's two, the lock of an Inheritance or of a Channel. A signal handler takes
+none but the driver's first, without waiting.
 """
 
 from __future__ import annotations
@@ -191,9 +192,9 @@ class Generation:
         if serving.beacon is None:
             serving.beacon = Beacon()
         first = not serving.entered
-        serving.entered = True
         if first and not self.readiness.says_itself(serving):
             serving.accepting = False
+        serving.entered = True  # from here on ready() in another thread may speak for it
         self._begin()
         if first and self.readiness.says_itself(serving):
             self.readiness.say([serving])

@@ -55,8 +55,11 @@ class Readiness:
         parent = self._predecessors.living_parent()
         orders = self._orders()
         self._estate.restore_error_output()
+        with life.driver.lock:  # two threads may want to say it of the same server
+            servings = [serving for serving in servings if not serving.ready]
+            for serving in servings:
+                serving.entered = serving.ready = True
         for serving in servings:
-            serving.entered = serving.ready = True
             serving.accepting = life.phase in (Phase.SERVING, Phase.RELOADING)
             serving.wake()
             life.log(log.INFO, f"serves {serving}{' meanwhile' if life.bridge else '; ' + orders}")
@@ -67,8 +70,9 @@ class Readiness:
         with life.driver.lock:
             if self._manager.serves(strict=life.number == 0):
                 self._estate.say_unused()
-        if all(serving.ready for serving in self._servers.all) and not self._told:
-            self._told = True
+            complete = all(s.ready for s in self._servers.all) and not self._told
+            self._told = self._told or complete
+        if complete:
             self._hooks.step(hooks.READY)
 
     def _orders(self) -> str:

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from harness import TIMEOUT, Program, environment, get
@@ -45,6 +47,41 @@ def test_it_serves_a_folder_and_is_reloaded(protocol, tmp_path):
         os.kill(new, signal.SIGINT)
         program.wait_alone(None)
         assert "Traceback" not in program.text
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="Python has no CGI any more")
+def test_a_cgi_script_finishes_while_the_next_generation_serves():
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are closed to nobody
+        folder = Path(name)
+        script, gate = folder / "cgi-bin" / "slow", folder / "gate"
+        script.parent.mkdir()
+        script.write_text(f"#!/bin/sh\nprintf 'Content-Type: text/plain\\n\\n'\ncat {gate}\n")
+        os.mkfifo(gate)
+        for path in (script, folder, gate):
+            path.chmod(0o755)  # started by root it is run as nobody
+        _reload_during_the_script(folder, gate)
+
+
+def _reload_during_the_script(folder, fifo):
+    words = ["0", "--bind", "127.0.0.1", "--directory", folder, "--cgi"]
+    with Program(*words, command=COMMAND) as program:
+        pid = program.wait_serving()
+        address = ("127.0.0.1", program.port)
+        with (
+            socket.create_connection(address, TIMEOUT) as asks,
+            socket.create_connection(address, TIMEOUT) as waits,
+        ):
+            asks.sendall(b"GET /cgi-bin/slow HTTP/1.0\r\n\r\n")
+            program.wait(r"GET /cgi-bin/slow")
+            new = program.reload(1, pid)
+            program.wait("accepts no more and drains")
+            waits.sendall(b"GET /cgi-bin/none HTTP/1.0\r\n\r\n")
+            assert b" 404 " in waits.makefile("rb").readline()
+            with fifo.open("w") as gate:
+                gate.write("whole")
+            assert asks.makefile("rb").read().endswith(b"\n\nwhole")
+        program.wait_alone(new)
+        program.stop(new)
 
 
 def test_the_current_folder_and_ctrl_c(tmp_path):

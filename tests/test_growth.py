@@ -20,7 +20,7 @@ def held(pid: int) -> tuple[int, int, int]:
     return len(os.listdir(process / "fd")), variables, len(os.listdir(process / "task"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)  # two hundred starts of an interpreter
 def test_nothing_grows_over_two_hundred_reloads():
     with Program("http_server.py", "ThreadingHTTPServer", 0) as program:
         pid = program.wait_serving()

@@ -72,7 +72,7 @@ def test_the_pid_stays_and_nothing_is_lost_under_load(kind, folder):
         assert "Traceback" not in program.text
 
 
-@pytest.mark.timeout(180)  # two hundred starts of an interpreter
+@pytest.mark.timeout(240)  # two hundred starts of an interpreter
 def test_a_hundred_reloads_leave_no_zombie_and_no_growth(folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()

@@ -109,6 +109,31 @@ def test_beside_a_threading_server_both_are_handed_over_in_one_reload(tmp_path):
         program.stop(pid)
 
 
+BOTH_CHECK = """
+def stack(frame):
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
+
+@endless_py.check
+def slow():  # until a second thread wants to say ready as well
+    while sum("check" in stack(f) for f in sys._current_frames().values()) < 2:
+        threading.Event().wait(0.01)
+    print("checked", flush=True)
+"""
+
+
+def test_two_threads_that_say_ready_at_once_wait_for_the_check_and_say_it_once(tmp_path):
+    with start(tmp_path, "beside", code=BOTH_CHECK) as program:
+        pid = program.wait_serving(0, 2)
+        new = program.reload(1, pid, 2)
+        program.wait_alone(new)
+        program.stop(new)
+        said = [line for line in program.lines if "serves tcp" in line or line == "checked"]
+        assert ["serves" in line for line in said] == [False, True, True] * 2
+        assert len(set(said)) == 5
+
+
 def test_a_drain_that_does_not_end_is_ended(tmp_path):
     with start(tmp_path, code="drain_timeout = 0.5") as program:
         pid = program.wait_serving()
