@@ -15,7 +15,7 @@ from contextlib import suppress
 from endless_py import log, process
 from endless_py.connections import Beacon, Connection
 from endless_py.drain import say_address
-from endless_py.migration import MAX_STATE
+from endless_py.traveller import MAX_STATE
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from contextlib import suppress
 from typing import Any, Callable, Optional, Sequence
 
 from endless_py.exceptions import EndlessError, PidFileError
-from endless_py.manager import PID_FILE_VARIABLE
-from endless_py.pidfile import read_pid
+from endless_py.pidfile import PID_FILE_VARIABLE, read_pid
 from endless_py.remote import PREFIX, peer, private_folder
 
 OK, FAILED, TIMED_OUT = 0, 1, 3

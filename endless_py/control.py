@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 
-from endless_py import process
+from endless_py import needs, process
 from endless_py.hooks import DRAINED, DRAINING, READY
 from endless_py.listeners import Listener
 from endless_py.listening import Listening, Owner
@@ -59,7 +59,7 @@ def wait_for_predecessor(timeout: Optional[float] = None) -> bool:
     process is ready, so call it after that, or in a thread of its own.
     """
     process.current.wake()
-    return process.current.unpreceded.wait(timeout)
+    return process.current.predecessors.none_lives.wait(timeout)
 
 
 def set_signals(
@@ -77,7 +77,7 @@ def set_signals(
             if roles.setdefault(_check_signal(number), role) != role:
                 name = signal.Signals(number).name
                 raise ValueError(f"{name} cannot {roles[int(number)]} and {role} at the same time")
-    process.current.set_roles(roles)
+    process.current.signals.set_roles(roles)
 
 
 def before_signal(number: int) -> Callable[[_Hook], _Hook]:
@@ -136,11 +136,11 @@ def listen(
     ready_timeout (seconds, 60 each), keep_pid and pid_file mean what they do for the
     classes. Raises OSError, PidFileError, ValueError for a wrong keep_pid.
     """
-    process.current.require()
+    needs.require()
     process.current.dry_start.end_here()
     if family is None:
         family = _family(address)
-    listener = Listener.wrap(socket.socket(family, type), process.current.inheritance)
+    listener = Listener.wrap(socket.socket(family, type), process.current.estate.inheritance)
     try:
         owner = Owner(listener, backlog, settings)
         if listener.family != getattr(socket, "AF_UNIX", None):
@@ -155,7 +155,7 @@ def listen(
     except BaseException:
         listener.close()
         raise
-    process.current.say_adopted(record)
+    process.current.readiness.say_adopted(record)
     return socket.socket(family, type, fileno=os.dup(listener.fileno()))
 
 
@@ -183,7 +183,7 @@ def pass_file(name: str, file: Any) -> None:
     if not 0 < len(name) <= 200 or name.startswith("endless_py:"):
         raise ValueError(f"{name[:40]!r} cannot be a file's name: 1 to 200 characters, of your own")
     descriptor = file if isinstance(file, int) or file is None else file.fileno()
-    process.current.pass_file(name, descriptor)
+    process.current.estate.pass_file(name, descriptor)
 
 
 def passed_file(name: str) -> Optional[int]:
@@ -192,7 +192,7 @@ def passed_file(name: str) -> Optional[int]:
     It is a new one each time, the caller's own, and not inherited by child processes. The file
     goes on to further generations unless `pass_file(name, None)` says otherwise.
     """
-    descriptor = process.current.files.get(name)
+    descriptor = process.current.estate.files.get(name)
     return None if descriptor is None else os.dup(descriptor)
 
 
@@ -246,4 +246,4 @@ def state() -> dict[str, Any]:
     reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
     `endless_py.upgrade.status()` returns).
     """
-    return process.current.state()
+    return process.current.askers.state()

@@ -5,7 +5,7 @@ the first loop, after the last, or while a server without threads runs a handler
 loop) a helper thread does. A process with a forking server has a free loop whenever it
 forks, so it never forks beside a helper.
 
-Locks: `_helper_lock`, then `_driving`. A signal handler takes none but the first, and
+Locks: `_helper_lock`, then `lock`. A signal handler takes none but the first, and
 that one without waiting.
 """
 
@@ -24,6 +24,9 @@ from endless_py.signals import Note
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Callable, Optional
+
+_STUMBLES = 5  # a step that fails so often in a row is given up
+_STUMBLE_PAUSE = 0.1  # seconds until what failed is tried again
 
 
 class Driver:
@@ -148,9 +151,7 @@ class Driver:
                 self.advance()
                 if self._helper_quits or not self._pending():
                     break
-                waiter.watch(self._watched())
-                deadline = self._deadline()
-                waiter.wait(None if deadline is None else deadline - time.monotonic())
+                self._wait(waiter)
         finally:
             self._helper = self._helper_waiter = None
             waiter.close()
@@ -158,8 +159,43 @@ class Driver:
         if self._pending() and not self._free and not self._helper_quits:
             self._start_helper()
 
+    def drive_until(self, done: Callable[[], bool]) -> None:
+        """Drive in this thread, when no loop does any more and no helper is to, until done()."""
+        waiter = Waiter()
+        while not done():
+            self._wait(waiter)
+            self.advance()
+        waiter.close()
+
+    def _wait(self, waiter: Waiter) -> None:
+        waiter.watch(self._watched())
+        deadline = self._deadline()
+        waiter.wait(None if deadline is None else deadline - time.monotonic())
+
     def in_forked_child(self) -> None:
         """Locks may be held and threads are gone."""
         self.notes.clear()
         self._free = set()
         self._reset()
+
+
+class Stumbles:
+    """Steps in a row that raised. The process goes on, and tries again a little later."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.again_at: Optional[float] = None  # the moment (time.monotonic) of the next try
+
+    def clear(self) -> None:
+        """A step went well."""
+        self._count, self.again_at = 0, None
+
+    def note(self) -> tuple[bool, bool]:
+        """A step raised; return whether to say so (not for ever), and whether to give up now."""
+        self._count += 1
+        self.again_at = time.monotonic() + _STUMBLE_PAUSE
+        return self._count <= _STUMBLES, self._count == _STUMBLES
+
+    def last_try(self) -> bool:
+        """Whether a step that raises now will be one too many."""
+        return self._count + 1 >= _STUMBLES

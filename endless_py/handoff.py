@@ -36,10 +36,10 @@ import socket
 import stat
 import struct
 import time
-from contextlib import suppress
 
 from endless_py import command_line, faults, signals
 from endless_py.channel import HEADER, MAGIC, MAX_DESCRIPTORS, Channel, Message
+from endless_py.children import Child
 from endless_py.exceptions import ChannelClosed, ChannelError
 from endless_py.listeners import Binding
 
@@ -53,53 +53,12 @@ VARIABLE = "ENDLESS_PY_CHANNEL"
 
 # A process closes its descriptors a little before it can be reaped.
 _EXIT_GRACE = 1.0
-_REAP_FIRST, _REAP_LAST = 0.005, 0.5
 _GREETING_TIMEOUT = 10.0
 
 
 def is_number(value: object, least: int = 0) -> TypeGuard[int]:
     """Whether what a neighbour said is a whole number of at least that much."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31
-
-
-class Child:
-    """A child process on its way to its end."""
-
-    def __init__(self, pid: int, generation: Optional[int] = None) -> None:
-        self.pid = pid
-        self.generation = generation
-        self.status: Optional[str] = None
-        self._kill_at: Optional[float] = None
-        self._interval = _REAP_FIRST
-
-    def kill_after(self, seconds: float) -> None:
-        """Kill it unless it ends by itself in that time."""
-        self._kill_at = time.monotonic() + seconds
-
-    def reap(self) -> bool:
-        """Whether it has ended; `status` then says how. Kills it when its time is over."""
-        if self.status is not None:
-            return True
-        if self._kill_at is not None and time.monotonic() >= self._kill_at:
-            with suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
-            self._kill_at = None
-        try:
-            # Not Popen.poll(): when others took the status, that calls it 0.
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            self.status = "its exit status was taken by another part of the program"
-            return True
-        if pid == 0:
-            return False
-        self.status = describe(os.waitstatus_to_exitcode(status))
-        return True
-
-    def next_reap(self) -> float:
-        """The moment of the next `reap()`; its end should be near, but may not be."""
-        self._interval = min(2 * self._interval, _REAP_LAST)
-        again = time.monotonic() + self._interval
-        return again if self._kill_at is None else min(again, self._kill_at)
 
 
 class Successor:
@@ -228,15 +187,6 @@ class Successor:
         self.close()
         if self.child is not None:
             self.child.kill_after(kill_after)
-
-
-def describe(returncode: int) -> str:
-    """Say an exit status as an operator wants to read it."""
-    if returncode < 0:
-        with suppress(ValueError):
-            return f"killed by {signal.Signals(-returncode).name}"
-        return f"killed by signal {-returncode}"
-    return f"exited with status {returncode}"
 
 
 class Predecessor:

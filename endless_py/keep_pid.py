@@ -1,12 +1,9 @@
-"""Keeping the pid: whether to, and becoming the new code in place as this process's last act."""
+"""Whether a reload keeps the pid: the setting, and what is to be seen of who watches it."""
 
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import suppress
-
-from endless_py.command_line import CommandLine
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -80,41 +77,3 @@ def _in_foreground() -> bool:
         with suppress(OSError, AttributeError):
             return os.tcgetpgrp(descriptor) == os.getpgrp()
     return False
-
-
-class LastAct:
-    """Starts a command line in place of this process when the interpreter has finished.
-
-    The dictionary of sys is what finalization empties last: every atexit function has run
-    by then, whenever it was registered, and the standard streams are flushed.
-    """
-
-    _NAME = "_endless_py_last_act"
-
-    def __init__(
-        self, command: CommandLine, environment: dict[str, str], descriptors: list[int]
-    ) -> None:
-        # Nothing can be imported any more by then, and modules are empty.
-        self._executable, self._directory = command.locate(environment)
-        self._arguments = [self._executable, *command.arguments[1:]]
-        self._environment = environment
-        self._keep = sorted({0, 1, 2, *descriptors})
-        self._calls = os.chdir, os.set_inheritable, os.closerange, os.execve, os.write
-        self._pid, self._getpid = os.getpid(), os.getpid
-        vars(sys)[self._NAME] = self
-
-    def __del__(self) -> None:
-        if self._getpid() == self._pid:
-            self._go()
-
-    def _go(self) -> None:
-        chdir, set_inheritable, closerange, execve, write = self._calls
-        try:
-            chdir(self._directory)
-            for descriptor in self._keep[3:]:
-                set_inheritable(descriptor, True)
-            for low, high in zip(self._keep, [*self._keep[1:], self._keep[-1] + 65536]):
-                closerange(low + 1, high)
-            execve(self._executable, self._arguments, self._environment)
-        except BaseException as error:
-            write(2, f"endless_py[{self._pid}]: cannot start anew: {error}\n".encode())

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import MutableMapping
 
 from endless_py import log
 from endless_py.exceptions import PidFileError
-from endless_py.pidfile import PidFile
-from endless_py.serving import Serving
+from endless_py.handoff import Successor
+from endless_py.life import Life
+from endless_py.phases import Phase
+from endless_py.pidfile import PID_FILE_VARIABLE, PidFile
+from endless_py.servers import Servers
 from endless_py.systemd import Notifier, monotonic_usec
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Optional
 
-PID_FILE_VARIABLE = "ENDLESS_PY_PID_FILE"  # for servers that name no pid file themselves
 _EXTENSION = 5.0  # seconds of more time that one EXTEND_TIMEOUT_USEC asks for
 _RENEWAL = 2.0
 _RETRY = 0.05  # seconds until a full queue of the manager is tried again
@@ -30,9 +32,10 @@ _WRITE_AGAIN = 1.0  # seconds until a pid file that could not be written is trie
 class Manager:
     """The outside, as the generation sees it. Called by one thread at a time."""
 
-    def __init__(self, say: Callable[[int, str], None], environ: MutableMapping[str, str]) -> None:
+    def __init__(self, life: Life, servers: Servers, environ: MutableMapping[str, str]) -> None:
         """Takes its variables out of `environ`, so that no child sees them."""
-        self._say = say
+        self._life = life
+        self._servers = servers
         self.notifier = notifier = Notifier(environ)
         self._default_pid_file = environ.pop(PID_FILE_VARIABLE, None)
         self.in_charge = True
@@ -45,7 +48,7 @@ class Manager:
         self._extend_at: Optional[float] = None
         self._extend_until = 0.0
         if notifier.problem:
-            say(log.WARNING, f"{notifier.problem}; it is ignored")
+            life.log(log.WARNING, f"{notifier.problem}; it is ignored")
 
     def environment(self) -> dict[str, str]:
         """Return the variables that were taken, for a successor."""
@@ -65,8 +68,9 @@ class Manager:
                 pid_file.check(self.ours)
                 self.pid_file = pid_file
 
-    def serves(self, servings: Sequence[Serving], strict: bool = False) -> bool:
+    def serves(self, strict: bool = False) -> bool:
         """Say so once all servers do; whether it was said now. strict raises PidFileError."""
+        servings = self._servers.all
         if not self.in_charge or self._told or not servings:
             return False
         missing = [str(serving) for serving in servings if not serving.ready]
@@ -80,9 +84,10 @@ class Manager:
         self._ping()
         return True
 
-    def reloading(self, seconds: float) -> None:
-        """A reload begins; the successor has as many seconds to be ready."""
+    def reloading(self) -> None:
+        """A reload begins; the successor has its time to be ready."""
         if self.in_charge:
+            seconds = self._servers.ready_timeout()
             self.notifier.send(
                 RELOADING=1,
                 MONOTONIC_USEC=monotonic_usec(),
@@ -95,8 +100,20 @@ class Manager:
         if self.in_charge:
             self.notifier.send(READY=1, STATUS=why)
 
-    def hand_over(self, generation: int, pid: int) -> Optional[str]:
-        """The successor is in charge from now on; returns the path of the pid file it owns.
+    def hand_over(self, successor: Optional[Successor]) -> None:
+        """Let the successor be in charge from now on, if this process drains and was.
+
+        With a kept pid this one is, until it starts anew and after.
+        """
+        if successor is None or successor.bridge:
+            return
+        if self._life.phase in (Phase.DRAINING, Phase.DRAINED) and self.in_charge:
+            path = self._let_take(successor.generation, successor.pid)
+            if successor.failure is None:
+                successor.channel.send({"type": "charge", "pid_file": path})
+
+    def _let_take(self, generation: int, pid: int) -> Optional[str]:
+        """Tell the manager; return the path of the pid file, which is the successor's now.
 
         Written here, since a manager that follows the file looks there when this process ends.
         """
@@ -117,6 +134,8 @@ class Manager:
             former.take()
             former.remove()
         self._ping()
+        if self._life.phase is Phase.STOPPING:  # told to stop before it was told this
+            self.stopping()
 
     def resumed(self, why: str) -> None:
         """The successor that was in charge has died; this process is again."""
@@ -126,10 +145,10 @@ class Manager:
             self.notifier.send(MAINPID=os.getpid(), READY=1, STATUS=why)
             self._ping()
 
-    def stopping(self, seconds: float) -> None:
-        """This process stops, and has as many seconds to drain."""
+    def stopping(self) -> None:
+        """This process stops, and has its time to drain."""
         if self.in_charge:
-            self._extend_until = time.monotonic() + seconds
+            self._extend_until = time.monotonic() + self._servers.longest_drain()
             self.notifier.send(STOPPING=1, STATUS="drains and stops")
             self._extend()
 
@@ -188,7 +207,7 @@ class Manager:
                 raise
             self._write_at = time.monotonic() + _WRITE_AGAIN
             if not failed_before:
-                self._say(log.ERROR, f"{error}; serving goes on, and it is tried again")
+                self._life.log(log.ERROR, f"{error}; serving goes on, and it is tried again")
 
 
 def _usec(seconds: float) -> int:

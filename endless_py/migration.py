@@ -1,71 +1,30 @@
-"""Idle connections on their way to the successor.
+"""Idle connections on their way to the successor: sending them, and receiving them there.
 
 The sender keeps each one until the receiver says that it has it, and serves it again
 when the receiver refuses it or is gone. A forked handler sends its connection home to
-the serving process first, which then does the same.
+the serving process first (see `traveller.Home`), which then does the same.
 """
 
 from __future__ import annotations
 
-import array
-import base64
-import socket
+import os
 from collections import deque
-from contextlib import suppress
 
 from endless_py import faults
-from endless_py.channel import Channel
-from endless_py.listeners import address_from_json, address_to_json
+from endless_py.channel import Channel, Message
+from endless_py.exceptions import ChannelError
+from endless_py.handoff import Predecessor, is_number
+from endless_py.serving import Serving
+from endless_py.traveller import Traveller
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Iterable, Optional
 
-    from endless_py.connections import Beacon
-    from endless_py.serving import Serving
-
-
-_LONGEST_TIMEOUT = 2.0**31  # seconds
-MAX_STATE = 65536  # bytes of state that one connection may carry
 _BATCH = 16
 _BATCH_BYTES = 131072
 # Linux counts descriptors under way against the limit of open ones.
 _UNDER_WAY = 128
-
-
-class Traveller:
-    """A connection between two handlers: its socket, and what the next handler must know."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        client_address: Any,
-        state: bytes,
-        refused_for: Optional[Beacon] = None,
-    ) -> None:
-        self.socket = sock
-        self.client_address = client_address
-        self.state = state
-        self.refused_for = refused_for
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "address": address_to_json(self.client_address),
-            "state": base64.b64encode(self.state).decode(),
-            "timeout": self.socket.gettimeout(),
-        }
-
-    @classmethod
-    def from_json(cls, body: dict[str, Any], descriptor: int) -> Traveller:
-        """Raises KeyError, OSError, TypeError or ValueError; the descriptor stays the caller's."""
-        address = address_from_json(body["address"])
-        state = base64.b64decode(body["state"])
-        timeout = None if body["timeout"] is None else float(body["timeout"])
-        if timeout is not None and not 0 <= timeout < _LONGEST_TIMEOUT:
-            raise ValueError(f"{timeout} is no time-out")
-        sock = socket.socket(fileno=descriptor)
-        sock.settimeout(timeout)
-        return cls(sock, address, state)
 
 
 class Migration:
@@ -83,7 +42,16 @@ class Migration:
         """Take over a connection whose handler has ended."""
         self._waiting.append((serving, traveller))
 
-    def send(self, channel: Channel) -> None:
+    def step(self, channel: Optional[Channel]) -> None:
+        """Send what waits; without a channel nobody receives any more, and it stays."""
+        if not len(self):
+            return
+        if channel is not None:
+            self._send(channel)
+        else:
+            self._give_back()
+
+    def _send(self, channel: Channel) -> None:
         """Send what waits, as far as the window allows."""
         while self._waiting and len(self._under_way) < _UNDER_WAY:
             items: list[dict[str, Any]] = []
@@ -134,7 +102,7 @@ class Migration:
             traveller.socket.close()
         return len(everything)
 
-    def give_back(self) -> None:
+    def _give_back(self) -> None:
         """Nobody receives any more: everything that was not taken is served here."""
         everything = [*self._under_way.values(), *self._waiting]
         self._under_way.clear()
@@ -150,43 +118,37 @@ def _stay(serving: Serving, traveller: Traveller) -> None:
     serving.wake()
 
 
-class Home:
-    """The way from a server's forked handlers back to its process: a pair of datagram sockets."""
+def receive(predecessor: Predecessor, message: Message, servers: dict[int, Serving]) -> None:
+    """Take connections over, and tell their sender which ones.
 
-    def __init__(self) -> None:
-        self._parent, self._child = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._parent.setblocking(False)
-
-    def fileno(self) -> int:
-        return self._parent.fileno()
-
-    def send(self, traveller: Traveller) -> None:
-        """In a forked handler: send a connection to the serving process."""
-        import json  # late, as only a reload needs it
-
-        data = json.dumps(traveller.to_json()).encode()
-        rights = array.array("i", [traveller.socket.fileno()])
-        with suppress(OSError):
-            self._child.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-
-    def receive(self) -> list[Traveller]:
-        """In the serving process: return the connections that came."""
-        import json
-
-        found: list[Traveller] = []
-        size = array.array("i").itemsize
-        while True:
-            try:
-                data, ancillary, _, _ = self._parent.recvmsg(
-                    2 * MAX_STATE, socket.CMSG_SPACE(size), getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-                )
-            except OSError:
-                return found
-            for _, _, payload in ancillary:
-                descriptor = array.array("i", payload[:size])[0]
-                found.append(Traveller.from_json(json.loads(data), descriptor))
-                found[-1].socket.set_inheritable(False)
-
-    def close(self) -> None:
-        self._parent.close()
-        self._child.close()
+    servers are ours by the numbers of the predecessor. Raises ChannelError, once all the rest
+    is taken, when something in the message is not right.
+    """
+    faults.at("connections received")
+    answers: dict[str, list[int]] = {"taken": [], "refused": []}
+    items = message.body.get("items")
+    problem = None if isinstance(items, list) else "no list of connections"
+    for position, item in enumerate(items if isinstance(items, list) else ()):
+        if not (isinstance(item, dict) and is_number(item.get("id"))):
+            problem = "a connection without a number"
+            continue
+        number = item.get("listener")
+        serving = servers.get(number) if is_number(number) else None
+        taken = False
+        if serving is not None and serving.entered and not serving.cut:
+            descriptor = message.take(position)  # None: this process has none left
+            if descriptor is not None:
+                try:
+                    serving.arrivals.append(Traveller.from_json(item, descriptor))
+                    serving.wake()
+                    taken = True
+                except (KeyError, OSError, TypeError, ValueError) as error:
+                    os.close(descriptor)
+                    problem = f"a connection that is none ({error!r})"
+        answers["taken" if taken else "refused"].append(item["id"])
+    message.close()  # what is refused belongs to its sender alone, before that hears so
+    for word, numbers in answers.items():
+        if numbers:
+            predecessor.say(word, ids=numbers)
+    if problem is not None:
+        raise ChannelError(problem)

@@ -10,14 +10,14 @@ import threading
 import time
 from contextlib import suppress
 
-from endless_py import http_connections, keep_pid, log, process
+from endless_py import http_connections, keep_pid, log, needs, process
 from endless_py.connections import Child, Connection
 from endless_py.drain import HandlerCut, say_address
 from endless_py.listeners import Binding, Listener
 from endless_py.loop import READ, Waiter
-from endless_py.migration import Home, Traveller
 from endless_py.phases import Phase
 from endless_py.serving import Serving
+from endless_py.traveller import Home, Traveller
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class GracefulMixIn:
             cls.collect_children = _collect_children  # type: ignore[attr-defined]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        process.current.require()
+        needs.require()
         keep_pid.check(self.keep_pid)
         most = self.max_handlers
         if most is not None and (not isinstance(most, int) or most < 1):
@@ -129,9 +129,9 @@ class GracefulMixIn:
 
     def server_bind(self) -> None:
         """Bind, or adopt the predecessor's listener for the same address."""
-        process.current.require()
+        needs.require()
         process.current.dry_start.end_here()
-        self.socket = Listener.wrap(self.socket, process.current.inheritance)
+        self.socket = Listener.wrap(self.socket, process.current.estate.inheritance)
         super().server_bind()  # type: ignore[misc]
         if self.socket.family != getattr(socket, "AF_UNIX", None) and (
             self.socket.type == socket.SOCK_STREAM
@@ -142,7 +142,7 @@ class GracefulMixIn:
         self._serving.binding = self.socket.binding
         self._serving.accepting = bool(self.ready_on_serve)
         process.current.add(self._serving)
-        process.current.say_adopted(self._serving)
+        process.current.readiness.say_adopted(self._serving)
 
     def server_close(self) -> None:
         """Close the listener; a Unix path that is still ours goes too."""
@@ -187,8 +187,8 @@ class GracefulMixIn:
     def _raise_interrupt() -> None:
         current = process.current
         in_main = threading.current_thread() is threading.main_thread()
-        if current.phase is Phase.DRAINED and current.interrupted and in_main:
-            current.interrupted = False
+        if current.phase is Phase.DRAINED and current.stopping.interrupted and in_main:
+            current.stopping.interrupted = False
             raise KeyboardInterrupt
 
     def _loop(
@@ -307,8 +307,8 @@ class GracefulMixIn:
 
     def _prepare_listener(self, serving: Serving) -> None:
         """The listener is shared with another generation, so nothing may wait on it."""
-        process.current.require()
-        if serving not in process.current.servings:
+        needs.require()
+        if serving not in process.current.servers.all:
             if serving.binding is None:
                 self._describe_foreign(serving)
             process.current.add(serving)
@@ -456,7 +456,7 @@ class GracefulMixIn:
             self._serving.home = Home()
         alive, held = os.pipe()
         try:
-            with process.current.forking(self._serving):
+            with process.current.servers.forking(self._serving):
                 self.process_request(request, client_address)  # type: ignore[attr-defined]
         except BaseException:
             os.close(alive)

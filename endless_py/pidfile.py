@@ -14,6 +14,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional, Union
 
+PID_FILE_VARIABLE = "ENDLESS_PY_PID_FILE"  # for servers that name no pid file themselves
 _LONGEST = 64  # bytes; what is longer is no pid file
 
 

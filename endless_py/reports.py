@@ -1,12 +1,15 @@
-"""What became of a reload: told to those who asked for it, and remembered."""
+"""What became of a reload: told to the manager and to those who asked for it, and remembered."""
 
 from __future__ import annotations
 
 import time
 
+from endless_py import log
 from endless_py.error_output import Capture
 from endless_py.handoff import Successor
+from endless_py.life import Life
 from endless_py.loop import READ
+from endless_py.manager import Manager
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -28,7 +31,13 @@ if TYPE_CHECKING:
 class Reports:
     """The incumbent's reports. One thread at a time calls anything here."""
 
-    def __init__(self) -> None:
+    def __init__(self, life: Life, manager: Manager) -> None:
+        self._life = life
+        self._manager = manager
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Nothing is known, and nobody waits: so it begins, and in a forked child."""
         self.last: Optional[dict[str, Any]] = None  # as `state()` shows it
         self._following: list[Follower] = []
         self._waiting: list[Follower] = []  # they asked during a reload, for one after it
@@ -45,6 +54,8 @@ class Reports:
         self._waiting.append(follower)
 
     def begins(self) -> None:
+        """A reload begins."""
+        self._manager.reloading()
         self._began = time.monotonic()
 
     def capture(self) -> Optional[Capture]:
@@ -84,8 +95,18 @@ class Reports:
         """Another process has to do what was asked for."""
         self._following = self._moved(self._following, pid)
 
-    def failed(self, generation: int, text: str, again: bool = False) -> None:
-        """It does not serve, or not any more; again: not for a fault of the new code."""
+    def failed(self, text: str, again: bool = False) -> None:
+        """Nothing came of a reload; again: not for a fault of the new code."""
+        self._life.log(log.ERROR, text)
+        self._manager.reload_failed(text)
+        self._failed(self._life.number + 1, text, again)
+
+    def died(self, generation: int, why: str) -> None:
+        """A successor that served does not any more; this process serves again."""
+        self._failed(generation, why)
+        self._manager.resumed(why)
+
+    def _failed(self, generation: int, text: str, again: bool = False) -> None:
         lines: list[str] = []
         if self._capture is not None:
             self._capture.output.pass_on()
@@ -94,12 +115,13 @@ class Reports:
         self.last = {"at": time.time(), "ok": False, "generation": generation, "reason": text}
         self._end(generation, text, lines, again)
 
-    def stopped(self, generation: int) -> None:
+    def stopped(self) -> None:
         """This process stops, and nothing comes of a reload any more."""
+        self._manager.stopping()
         self._release()
         self._following += self._waiting
         self._waiting = []
-        self._end(generation, "the server was told to stop", [], again=True)
+        self._end(self._life.number + 1, "the server was told to stop", [], again=True)
 
     def _end(self, generation: int, text: str, lines: list[str], again: bool) -> None:
         body = {"event": "failed", "generation": generation, "reason": text, "output": lines}

@@ -8,7 +8,7 @@ from collections import deque
 from endless_py.connections import Beacon, Connections
 from endless_py.listeners import Binding
 from endless_py.loop import Waiter
-from endless_py.migration import Home, Traveller
+from endless_py.traveller import Home, Traveller
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:

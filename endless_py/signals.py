@@ -8,6 +8,7 @@ import threading
 import time
 from types import FrameType
 
+from endless_py import log
 from endless_py.loop import Waker
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -45,8 +46,9 @@ class Signals:
     has not run shortly after, they take the signal in its place.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, say: Callable[[int, str], None]) -> None:
         self._handler = handler
+        self._say = say
         self.roles: dict[int, str] = {
             int(getattr(signal, name)): role
             for name, role in _ROLES.items()
@@ -70,10 +72,12 @@ class Signals:
         names = (signal.Signals(n).name[3:] for n, found in self.roles.items() if found == role)
         return next(names, "")
 
-    def set_roles(self, roles: dict[int, str]) -> bool:
-        """Change which signals do what; as `install()` when they are installed already."""
+    def set_roles(self, roles: dict[int, str]) -> None:
+        """Change which signals do what, and let them in."""
         self.roles = roles
-        return self._installed and self._update()
+        if self._installed and self._update():
+            self._say_foreign()
+        unblock(roles)
 
     def hook(self, number: int) -> None:
         """Have the handler called for this signal too; ValueError when that cannot be."""
@@ -81,13 +85,13 @@ class Signals:
         if self._installed:
             self._update()
 
-    def install(self) -> bool:
-        """Take over what nobody handles; whether the program handles a reload signal itself.
+    def install(self) -> None:
+        """Take over what nobody handles, and say when the program handles a reload signal itself.
 
         Does nothing in a thread other than the main one, nor a second time.
         """
         if self._installed or threading.current_thread() is not threading.main_thread():
-            return False
+            return
         self._installed = True
         foreign = self._update()
         waker = Waker()
@@ -97,9 +101,18 @@ class Signals:
         else:  # another library's stays
             signal.set_wakeup_fd(before)
             waker.close()
-        return foreign
+        if foreign:
+            self._say_foreign()
+
+    def _say_foreign(self) -> None:
+        self._say(
+            log.WARNING,
+            f"the program has a SIG{self.first(RELOAD)} handler of its own, which stays; "
+            "call endless_py.reload() from it",
+        )
 
     def _update(self) -> bool:
+        """Install what is missing; whether the program has a handler where one should reload."""
         wanted = {*self.roles, *self._hooked, int(getattr(signal, CALL))}
         for number in self._previous.keys() - wanted:
             self._give_back(number, self._previous.pop(number))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from harness import Program, environment, get
 
-from endless_py.handoff import describe
+from endless_py.children import describe
 
 SERVER = """
 import json, os, sys

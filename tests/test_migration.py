@@ -142,10 +142,10 @@ def test_two_thousand_idle_connections_migrate_in_one_reload():
 # Where FOLDER/fatal names a signal and a number, the successor sends itself that signal as it
 # takes up that connection; it notes each one before, so that it is known which ones were not.
 FATAL = """
-from endless_py import migration
+from endless_py.traveller import Traveller
 taken = (folder / "taken").open("ab", buffering=0)
 number, at = map(int, (folder / "fatal").read_text().split())
-take = migration.Traveller.from_json
+take = Traveller.from_json
 
 def count(body, descriptor):
     global at
@@ -157,7 +157,7 @@ def count(body, descriptor):
     return traveller
 
 if endless_py.state()["generation"]:
-    migration.Traveller.from_json = count
+    Traveller.from_json = count
 """
 
 

@@ -56,6 +56,7 @@ def test_ten_hups_at_once_leave_code_that_was_started_after_them(tmp_path):
             os.kill(pid, HUP)
             time.sleep(0.005)
         last = time.monotonic()
+        program.wait("started generation 1 ")
         # Each reload that was begun ends, and a HUP that came meanwhile begins one more.
         reloads = 0
         while "started generation" in program.text.partition(f"generation {reloads}: serves")[2]:

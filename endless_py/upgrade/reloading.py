@@ -38,7 +38,7 @@ def reload_and_wait() -> Reloaded:
     of the servers bounds the wait.
     """
     follower = _Follower()
-    process.current.follow_reload(follower)
+    process.current.askers.follow_reload(follower)
     while True:
         answer = follower.answers.get()
         event = answer["event"]

@@ -145,7 +145,7 @@ class Updater:
         with suppress(SwapError), self.releases.lock():
             self._recover()
         self._stopping.clear()
-        process.current.updater = self
+        process.current.askers.updater = self
         atexit.register(self._at_exit)
         self._thread = threading.Thread(target=self._run, name="endless_py updater", daemon=True)
         self._thread.start()
@@ -155,8 +155,8 @@ class Updater:
         """Look no more; wait, at most `timeout` seconds (None: as long as it takes), for a look
         that is under way."""
         self._stopping.set()
-        if process.current.updater is self:
-            process.current.updater = None
+        if process.current.askers.updater is self:
+            process.current.askers.updater = None
         atexit.unregister(self._at_exit)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)

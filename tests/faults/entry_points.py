@@ -17,9 +17,9 @@ from pathlib import Path
 from endless_py import activation, dry_start, handoff
 from endless_py.channel import Channel
 from endless_py.exceptions import ChannelClosed, ChannelError, PidFileError
-from endless_py.migration import Traveller
 from endless_py.pidfile import PidFile, read_pid
 from endless_py.remote import MAX_REQUEST, Conversation, Remote
+from endless_py.traveller import Traveller
 from endless_py.upgrade.errors import SwapError
 from endless_py.upgrade.swap import Releases
 

@@ -77,11 +77,11 @@ def _fill() -> None:
     from endless_py import process
 
     current = process.current
-    if current.successor is not None:
-        channel, body = current.successor.channel, {"type": "ancestor_gone"}
+    if current.succession.successor is not None:
+        channel, body = current.succession.successor.channel, {"type": "ancestor_gone"}
     else:
-        assert current.parent is not None
-        channel, body = current.parent.channel, {"type": "taken", "ids": []}
+        assert current.predecessors.parent is not None
+        channel, body = current.predecessors.parent.channel, {"type": "taken", "ids": []}
     while not channel.sending:
         channel.send(body)
 

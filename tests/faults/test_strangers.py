@@ -232,7 +232,7 @@ def test_a_predecessor_that_says_nonsense_is_logged_and_serving_goes_on(tmp_path
     (tmp_path / "version").write_text("v")
     messages = [(body, count) for body in from_predecessor() for count in (0, 1, 3)]
     (tmp_path / "said").write_text(repr(messages))
-    code = SAY.format(neighbour="process.current.successor") + (
+    code = SAY.format(neighbour="process.current.succession.successor") + (
         "@endless_py.on_draining\n"
         "def now():\n"
         "    inf = float('inf')\n"
@@ -281,7 +281,9 @@ def test_a_successor_that_says_nonsense_is_given_up(tmp_path):
         pid = program.wait_serving()
         for body in chosen:
             said = f"inf = float('inf'); say([({body!r}, 2)]); import time; time.sleep(60)"
-            (tmp_path / "code").write_text(SAY.format(neighbour="process.current.parent") + said)
+            (tmp_path / "code").write_text(
+                SAY.format(neighbour="process.current.predecessors.parent") + said
+            )
             after = len(program.lines)
             os.kill(pid, signal.SIGHUP)
             line = program.wait("reload failed: generation 1", after).string
