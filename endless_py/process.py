@@ -189,6 +189,7 @@ class Generation:
             except Exception as error:
                 self.log(log.ERROR, f"{error!r} at {drain.where(error)} while the program ends")
         self.remote.leave_open()
+        self.migration.end()
         for serving in self.servings:
             if serving.waiter is not None:
                 serving.waiter.close()
