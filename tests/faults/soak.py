@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from cells import DELAYS, Cell, all_cells
 from harness import TIMEOUT, Program, get
-from mixed_load import Clients
+from mixed_load import Clients, Loss
 from processes import (
     descriptors,
     has_ended,
@@ -75,7 +75,8 @@ class Soak:
         self.memory: list[int] = []  # KiB; first and last generation
         self.excused = 0
         self.left = 0
-        self._killed: dict[int, float] = {}  # a client's port: when the one who had it was killed
+        # A client's port: between which moments the one who had its connection was killed.
+        self._killed: dict[int, tuple[float, float]] = {}
         self._seen: set[int] = set()
         self._striker = Striker(folder, stopped=0.3, full=0.2, limited=0.3, slow=0.3)
         self._settings(False, DRAIN)
@@ -139,7 +140,8 @@ class Soak:
             if hammer and back:
                 program.wait("accepts no more", after)
                 opened.append(self._ask(port, "/hold"))
-            self._note_killed(self._striker.carry_out(plan.cell, program, port, after))
+            ports = self._striker.carry_out(plan.cell, program, port, after)
+            self._note_killed(ports, last)
             succeeds = plan.cell.fault in DELAYS
         elif plan.kind == "storm":
             last = self._storm(plan, program)
@@ -184,6 +186,7 @@ class Soak:
     def _strike(self, plan: Plan, before: dict, program: Program, port: int) -> bool:
         """Kill or stop a process at a random moment; whether the reload must succeed."""
         time.sleep(plan.pauses[1])
+        began = time.monotonic()
         old = before["pid"]
         others = [pid for pid in program.pids() if pid != old]
         if plan.kind == "stop":
@@ -197,16 +200,16 @@ class Soak:
             return True  # there is no other one yet, or no more
         # The pid that is kept must live; any other one must not matter, once it has a successor.
         if before["keep_pid"]:
-            self._note_killed(kill(others[0], port))
+            self._note_killed(kill(others[0], port), began)
             return False
         if not has_ended(old):
-            self._note_killed(kill(old, port))
+            self._note_killed(kill(old, port), began)
         return True
 
     # -- what came of it --------------------------------------------------
 
-    def _note_killed(self, ports: set[int]) -> None:
-        self._killed.update(dict.fromkeys(ports, time.monotonic()))
+    def _note_killed(self, ports: set[int], since: float) -> None:
+        self._killed.update(dict.fromkeys(ports, (since, time.monotonic())))
 
     def _look(self, state: dict) -> None:
         pid = state["pid"]
@@ -220,14 +223,16 @@ class Soak:
         assert not lost, f"lost: {'; '.join(map(str, lost))}"
         self.clients.wait_served(3)
 
-    def _lost(self) -> list[object]:
-        excused = [
-            loss
-            for loss in self.clients.lost
-            if loss.opened <= self._killed.get(loss.port, 0) <= loss.when
-        ]
-        self.excused = len(excused)
-        return [loss for loss in self.clients.lost if loss not in excused]
+    def _lost(self) -> list[Loss]:
+        """Return what was lost although nobody killed the process that had it."""
+        lost = list(self.clients.lost)
+        found = []
+        for loss in lost:
+            since, until = self._killed.get(loss.port, (0, -1))
+            if loss.when < since or loss.opened > until:
+                found.append(loss)
+        self.excused = len(lost) - len(found)
+        return found
 
     def _end(self, program: Program, pid: int, normal: list[str]) -> None:
         with contextlib.suppress(AssertionError):
