@@ -163,6 +163,8 @@ class Generation:
         self.number = inherited.generation
         self.bridge = inherited.bridge
         self._error_output = error_output.taken_back(inherited.files)
+        if self._error_output is not None:
+            self._error_output.guard(inherited.predecessor.channel.fileno())
         self.files = inherited.files
         self.inheritance.waiting = inherited.listeners
         self._orphans = [Child(pid) for pid in inherited.children]
