@@ -74,7 +74,8 @@ def summary(outcomes: dict[Cell, Outcome]) -> str:
         for fault in FAULTS:
             found = [o for cell, o in outcomes.items() if (cell.step, cell.fault) == (step, fault)]
             counts = Counter("BAD" if o.bad else o.who for o in found)
-            texts.append(", ".join(f"{n} {who}" for who, n in sorted(counts.items())) or "n/a")
+            words = sorted(counts, key="new old bridge ends BAD".index)
+            texts.append(", ".join(f"{counts[who]} {who}" for who in words) or "n/a")
         lines.append(f"| {step} | {' | '.join(texts)} |")
     return "\n".join(lines)
 

@@ -21,10 +21,10 @@ def run(*words):
 
 
 def test_a_short_soak_loses_nothing():
-    done = run("--reloads", "12", "--seed", str(SEED), "--log")
+    done = run("--reloads", "10", "--seed", str(SEED), "--log")
     assert done.returncode == 0, done.stdout + done.stderr
     first, *_, last = done.stdout.splitlines()
-    assert first == f"the same again: python tests/faults soak --reloads 12 --seed {SEED}"
+    assert first == f"the same again: python tests/faults soak --reloads 10 --seed {SEED}"
     assert " 0 lost, " in last
     assert " 0 processes left; " in last
     kinds = {word for word in KINDS if f", {word}: " in done.stdout}
