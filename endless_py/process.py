@@ -169,7 +169,7 @@ class Generation:
         self.inheritance.waiting = inherited.listeners
         self._orphans = [Child(pid) for pid in inherited.children]
         self.manager.in_charge = inherited.in_place
-        self.manager.ours.add(inherited.predecessor.pid)
+        self.manager.ours |= self._older
         self.signals.ignored_hup = inherited.ignores_terminal
         self._install_signals()
         unblock(self.signals.roles)
@@ -767,7 +767,7 @@ class Generation:
             "kept": kept,
             "ancestor": ancestor,
             "ignores_terminal": self.signals.ignored_hup,
-            "older": sorted(self._older & {os.getsid(0)}),
+            "older": sorted(self._older & {os.getsid(0)} | {p.pid for p in self.predecessors}),
         }
 
     def _listeners(self) -> list[tuple[Binding, int]]:
