@@ -605,8 +605,8 @@ class Generation:
             self._take(self.driver.notes.popleft())
         self._hear_predecessors()
         self._hear_successor()
-        self._hand_back()
         self._reap()
+        self._hand_back()
         self._migrate()
         if self.phase is Phase.RELOADING:
             self._check_ready()
