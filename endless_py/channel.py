@@ -9,6 +9,7 @@ neither fill memory nor the descriptor table.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -25,6 +26,8 @@ MAGIC = b"EPY1"
 HEADER = struct.Struct("!4sIH")
 MAX_BODY = 256 * 1024
 MAX_DESCRIPTORS = 64
+# Too many descriptors of this user's are under way, or the kernel has no memory.
+_FOR_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 _MAX_HELD = 256  # descriptors taken in by one receive(), give or take a message's
 
 
@@ -106,8 +109,9 @@ class Channel:
                 sent = self._socket.sendmsg([data], rights, getattr(socket, "MSG_NOSIGNAL", 0))
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:
-                self._outgoing.clear()
+            except OSError as error:
+                if error.errno not in _FOR_NOW:
+                    self._outgoing.clear()
                 return
             if sent == len(data):
                 self._outgoing.popleft()

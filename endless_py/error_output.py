@@ -2,13 +2,17 @@
 
 Its standard error is a pipe then, from which the incumbent passes everything on to its own.
 When the successor is ready it takes the real one back and reads the pipe itself, until
-what it has started meanwhile has no use for the pipe any more.
+what it has started meanwhile has no use for the pipe any more. If the incumbent ends before,
+a thread of the successor reads it until then.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 from contextlib import suppress
+
+from endless_py.loop import READ, Waiter
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ class ErrorOutput:
         self._reader = reader
         self._target = target
         self._last = b""
+        self._guard: Optional[tuple[int, Waiter, _thread.LockType]] = None
         self.restored = False
 
     def fileno(self) -> int:
@@ -57,8 +62,45 @@ class ErrorOutput:
         found = text.splitlines()
         return found[-20:] if len(self._last) < _KEPT else found[1:][-20:]
 
+    def guard(self, channel: int) -> None:
+        """In the successor: read the pipe once the process at the channel's other end is gone.
+
+        A program that writes more than a pipe holds before it is ready would else wait for ever.
+        """
+        with suppress(OSError, RuntimeError):  # no room for it: the incumbent should live then
+            waiter, runs = Waiter(), _thread.allocate_lock()
+            waiter.watch({channel: 0})  # its end is told all the same
+            runs.acquire()
+            self._guard = os.getpid(), waiter, runs
+            try:
+                _thread.start_new_thread(self._stand_guard, (waiter, runs))
+            except RuntimeError:
+                self._guard = None
+                waiter.close()
+                raise
+
+    def _stand_guard(self, waiter: Waiter, runs: _thread.LockType) -> None:
+        try:
+            while not waiter.wait(None)[1] and self._reader >= 0:
+                self.pass_on()
+                waiter.watch({self._reader: READ} if self._reader >= 0 else {})
+        finally:
+            runs.release()
+
+    def _end_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
+        pid, waiter, runs = guard
+        if pid == os.getpid():  # else the program has forked, and the thread is the parent's
+            waiter.wake()
+            with runs:  # the thread holds it until it ends
+                pass
+        waiter.close()
+
     def restore(self) -> None:
         """In the successor: make the target the standard error of this process again."""
+        self._end_guard()
         self.restored = True
         with suppress(OSError):
             os.dup2(self._target, 2)

@@ -53,6 +53,8 @@ class Estate:
             unblock(self._signals.roles)
             return None
         self._error_output = error_output.taken_back(inherited.files)
+        if self._error_output is not None:
+            self._error_output.guard(inherited.predecessor.channel.fileno())
         self.files = inherited.files
         self.inheritance.waiting = inherited.listeners
         return inherited
@@ -102,12 +104,13 @@ class Estate:
         kept says that this process will be replaced in place, ancestor that it has a living
         predecessor.
         """
+        predecessors = self._predecessors
         return {
             "own": self._life.number,
             "kept": kept,
             "ancestor": ancestor,
             "ignores_terminal": self._signals.ignored_hup,
-            "older": sorted(self._predecessors.older & {os.getsid(0)}),
+            "older": sorted(predecessors.older & {os.getsid(0)} | {p.pid for p in predecessors.living}),
         }
 
     def listeners(self, bound: list[tuple[Serving, Binding, int]]) -> list[tuple[Binding, int]]:

@@ -33,6 +33,7 @@ class Migration:
     def __init__(self) -> None:
         self._waiting: deque[tuple[Serving, Traveller]] = deque()
         self._under_way: dict[int, tuple[Serving, Traveller]] = {}
+        self._left: dict[int, Traveller] = {}  # waited for no longer
         self._number = 0
 
     def __len__(self) -> int:
@@ -82,6 +83,9 @@ class Migration:
     def answered(self, numbers: Iterable[Any], taken: bool) -> None:
         """The receiver has these, or has refused them."""
         for number in numbers:
+            left = self._left.pop(number, None)
+            if left is not None:
+                left.socket.close()
             serving, traveller = self._under_way.pop(number, (None, None))
             if serving is None or traveller is None:
                 continue
@@ -93,14 +97,21 @@ class Migration:
     def let_go(self) -> int:
         """The drain's time is over: return how many were on their way.
 
-        A receiver that is merely busy has what was sent, and serves it in its own time.
+        A receiver that is merely busy has what was sent, and serves it in its own time. What it
+        has not said that it has may still wait in the channel, so it stays open here.
         """
-        everything = [*self._under_way.values(), *self._waiting]
+        count = len(self)
+        self._left.update((number, t) for number, (_, t) in self._under_way.items())
         self._under_way.clear()
-        self._waiting.clear()
-        for _, traveller in everything:
+        for _, traveller in self._waiting:
             traveller.socket.close()
-        return len(everything)
+        self._waiting.clear()
+        return count
+
+    def end(self) -> None:
+        """The process ends."""
+        while self._left:
+            self._left.popitem()[1].socket.close()
 
     def _give_back(self) -> None:
         """Nobody receives any more: everything that was not taken is served here."""

@@ -141,7 +141,7 @@ class Generation:
         self.life.number, self.life.bridge = inherited.generation, inherited.bridge
         self.children.orphans = [Child(pid) for pid in inherited.children]
         self.manager.in_charge = inherited.in_place
-        self.manager.ours.add(inherited.predecessor.pid)
+        self.manager.ours |= self.predecessors.older
         self.signals.ignored_hup = inherited.ignores_terminal
         self._install_signals()
         unblock(self.signals.roles)
@@ -400,8 +400,8 @@ class Generation:
             self._take(self.driver.notes.popleft())
         self.neighbours.hear_predecessors()
         self.neighbours.hear_successor()
-        self.reload.hand_back()
         self.succession.reap()
+        self.reload.hand_back()
         self.migration.step(self.succession.receiver())
         self.neighbours.check_successor()
         self.drain.start_due()
@@ -424,6 +424,7 @@ class Generation:
             except Exception as error:
                 self.log(log.ERROR, f"{error!r} at {log.where(error)} while the program ends")
         self.askers.remote.leave_open()
+        self.migration.end()
         self.servers.leave_open()
         # The neighbours take the end of a channel for the end of this process.
         self.predecessors.leave_open()

@@ -213,6 +213,40 @@ def test_what_a_successor_has_started_can_write_errors_for_ever(folder):
         program.stop(pid)
 
 
+@pytest.mark.parametrize("killed", ["before", "in the middle"])
+def test_what_a_successor_writes_is_read_though_the_incumbent_is_killed(killed, folder):
+    """It would wait for ever else, before it serves: a pipe holds no more than 64 KiB."""
+    os.mkfifo(folder / "gate")
+    words = [
+        "import endless_py, sys",
+        "print('starts', flush=True)",
+        f"open('{folder}/gate').read()",
+    ]
+    if killed == "in the middle":
+        words.insert(1, "sys.stderr.write('begins\\n')")
+    words.append("sys.stderr.write('x' * 300_000 + '\\nlast words\\n')")
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "code").write_text("\n".join(words))
+        asker = start_command("reload", pid)
+        program.wait("^starts$")
+        if killed == "in the middle":
+            program.wait("^begins$")
+        os.kill(pid, signal.SIGKILL)
+        (folder / "gate").write_text("go")
+        assert finish(asker)[0] == 1
+        new = program.wait_serving(1)
+        program.wait("last words$")
+        assert get(program.port) == "one end"
+        program.wait_alone(new)
+        (folder / "code").write_text("")
+        assert command("reload", "--wait-drained", new)[0] == 0
+        new = program.wait_serving(2)
+        program.wait_alone(new)
+        assert os.listdir(f"/proc/{new}/task") == [str(new)]
+        program.stop(new)
+
+
 def test_a_hook_that_cancels(folder):
     hook = "import endless_py\n@endless_py.before_reload\ndef no(): raise ValueError('not now')"
     (folder / "code").write_text(hook)

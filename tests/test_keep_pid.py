@@ -161,6 +161,57 @@ def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
         program.stop(pid)
 
 
+PID_FILE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / 'pid'\n"
+
+
+def test_a_bridge_is_reloaded_while_the_pid_file_has_the_kept_pid(folder):
+    """The process that it names is no stranger to a bridge's bridge."""
+    (folder / "start").write_text(PID_FILE)
+    answers: list[str] = []
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        thread = active_request(folder, program.port, answers)
+        os.kill(pid, signal.SIGHUP)
+        program.wait("accepts no more")
+        os.kill(pid, signal.SIGHUP)
+        program.wait(r"generation 2 \(bridge\): serves|PidFileError")
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        assert program.wait_serving(2) == pid
+        program.wait_alone(pid)
+        assert (folder / "pid").read_text() == f"{pid}\n"
+        reload(program, 3, pid)
+        program.wait_alone(pid)
+        program.stop(pid)
+        assert "PidFileError" not in program.text
+
+
+def test_a_bridge_whose_own_reload_fails_hands_back(folder):
+    third = "(folder / 'starts').read_text().count('\\n') == 3"
+    # Its channel ends some time before it can be reaped; only then is the bridge free again.
+    close = "os.close(int(os.environ['ENDLESS_PY_CHANNEL']))"
+    failure = f"open(folder / 'gate').read(); {close}; time.sleep(0.3); sys.exit(3)"
+    (folder / "start").write_text(f"if {third}: {failure}")
+    os.mkfifo(folder / "gate")
+    answers: list[str] = []
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        thread = active_request(folder, program.port, answers)
+        os.kill(pid, signal.SIGHUP)
+        program.wait("accepts no more")
+        os.kill(pid, signal.SIGHUP)
+        with open(folder / "gate", "w"):
+            (folder / "go").touch()
+            thread.join(TIMEOUT)
+            program.wait("drained; serve_forever")
+        program.wait(r"generation 1 \(bridge\): reload failed: generation 2")
+        assert program.wait_serving(1) == pid
+        program.wait_alone(pid)
+        reload(program, 2, pid)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
 STOPS = {
     "draining": ("active", "accepts no more"),
     "cleaning up": ("end", r"drained; serve_forever"),

@@ -11,11 +11,15 @@ import socket
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from harness import TIMEOUT, Program, connect, get
 from test_growth import held
 from test_signals import SERVE, custom
+
+from endless_py.channel import Channel
+from endless_py.migration import Migration, Traveller
 
 
 def exchange(connection, path="/"):
@@ -517,3 +521,31 @@ def test_as_much_state_as_is_allowed_goes_along(tmp_path):
                 assert client.say(65536) == f"{generation} 65536\n"
         close(clients)
         program.stop(pid)
+
+
+def test_what_is_let_go_still_reaches_a_receiver_that_reads_late():
+    """What waits in a full channel was never sent: closed here it would take all after it along."""
+    mine, its = socket.socketpair()
+    left, right = Channel(mine), Channel(its)
+    served, client = socket.socketpair()
+    migration = Migration()
+    while not left.sending:
+        left.send({"type": "reload"})
+    migration.add(SimpleNamespace(migrates_to=0), Traveller(served, "", b""))
+    migration.send(left)
+    left.send({"type": "replace"})
+    assert migration.let_go() == 1
+    assert len(migration) == 0
+    messages = []
+    while left.sending:
+        left.flush()
+        messages += right.receive()
+    assert messages[-1].body["type"] == "replace"
+    connection = messages[-2]
+    with socket.socket(fileno=connection.take()) as taken, client:
+        migration.answered([connection.body["items"][0]["id"]], True)
+        client.sendall(b"x")
+        assert taken.recv(1) == b"x"
+    assert served.fileno() == -1
+    left.close()
+    right.close()

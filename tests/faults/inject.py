@@ -1,42 +1,28 @@
 """What ENDLESS_PY_FAULTS names in these tests: a process stops at a step and asks what to do.
 
-FAULT_WHO says which process is meant: "first" (it leads the session), "second" (another
-one), or "third" (the first one again, after it has started its program anew in place); FAULT_STEP
-the step. It happens once: the first one that comes says so on standard error, with its pid and
-the lowest descriptor that is free, and waits for one letter on the FIFO FAULT_FOLDER/orders.
+FAULT_FOLDER/place is JSON that says at which step ("step") of which process: the one with a
+pid ("pid"), or any other one ("other": true). It happens once: the first process that comes
+there takes the file away, says so on standard error, with its pid and the lowest descriptor
+that is free, and waits for one letter on the FIFO FAULT_FOLDER/orders.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-SLOW = 1.0  # seconds
-_done = False
 _folder = Path(os.environ["FAULT_FOLDER"])
-_marker = _folder / f"image-{os.getpid()}"
-_who = "second"
-if os.getsid(0) == os.getpid():
-    _who = "third" if _marker.exists() else "first"
-_marker.touch()
+_slow = 1.0  # seconds
 
 
 def at(step: str) -> None:
-    if (_who, step) != (os.environ["FAULT_WHO"], os.environ["FAULT_STEP"]):
-        return
-    if step == "ready" and threading.current_thread() is not threading.main_thread():
-        return  # an exception in another thread would not end the program
-    global _done
-    if _done:
-        return  # a limit of descriptors may forbid to look at the file again
-    _done = True
-    try:
-        os.close(os.open(_folder / "fired", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
+    if not _is_mine(step):
         return
     orders = os.open(_folder / "orders", os.O_RDONLY)
     os.write(2, f"at {step!r}: pid {os.getpid()}, descriptor {orders}\n".encode())
@@ -45,6 +31,21 @@ def at(step: str) -> None:
     finally:
         os.close(orders)
     _CARRY_OUT[order]()
+
+
+def _is_mine(step: str) -> bool:
+    global _slow
+    if step == "ready" and threading.current_thread() is not threading.main_thread():
+        return False  # an exception in another thread would not end the program
+    try:
+        place: dict[str, Any] = json.loads((_folder / "place").read_text())
+        here = place["step"] == step and (os.getpid() == place["pid"]) != place["other"]
+        if here:
+            (_folder / "place").unlink()
+    except OSError:  # none, or none any more, or a limit of descriptors forbids to look
+        return False
+    _slow = place["slow"]
+    return here
 
 
 def _stop_here() -> None:
@@ -68,7 +69,7 @@ def _allocate() -> None:
 
 
 def _step_clock() -> None:
-    real, shift = time.time, 86400 if _who == "first" else -86400
+    real, shift = time.time, 86400 if os.getsid(0) == os.getpid() else -86400
     time.time = lambda: real() + shift  # type: ignore[assignment]
 
 
@@ -93,5 +94,5 @@ _CARRY_OUT = {
     "m": _allocate,
     "c": _step_clock,
     "f": _fill,
-    "s": lambda: time.sleep(SLOW),
+    "s": lambda: time.sleep(_slow),
 }

@@ -12,10 +12,14 @@ PAUSE = 0.005  # seconds between two requests of a client: several servers share
 
 
 class Loss:
-    """A request without its answer; port is the client's, 0 when there was no connection."""
+    """A request without its answer; port is the client's, 0 when there was no connection.
 
-    def __init__(self, kind: str, error: Exception, port: int) -> None:
+    opened and when (time.monotonic) are the connection's begin and the loss.
+    """
+
+    def __init__(self, kind: str, error: Exception, port: int, opened: float) -> None:
         self.kind, self.error, self.port = kind, error, port
+        self.opened, self.when = opened, time.monotonic()
 
     def __str__(self) -> str:
         return f"{self.kind} (port {self.port}): {self.error!r}"
@@ -39,13 +43,13 @@ class Clients:
         while not self._stopping.is_set():
             connection = connect(self.port)
             connection.timeout = self.patience
-            port = 0
+            port, opened = 0, time.monotonic()
             try:
                 connection.connect()
                 port = connection.sock.getsockname()[1]
                 kind(connection)
             except Exception as error:
-                self.lost.append(Loss(kind.__name__[1:], error, port))
+                self.lost.append(Loss(kind.__name__[1:], error, port, opened))
             finally:
                 connection.close()
             self._stopping.wait(PAUSE)

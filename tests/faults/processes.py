@@ -26,19 +26,24 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT
         time.sleep(0.005)
 
 
-def wait_stopped(pid: int) -> None:
-    """Wait until a process has been stopped by a signal, all threads of it."""
-    tasks = Path(f"/proc/{pid}/task")
+def _states(pid: int) -> set[str]:
+    """Return the letters of the states that a process's threads are in; none: it is gone."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread has just ended
+                found.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return found
 
-    def letter(task: Path) -> str:
-        return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
-    def stopped() -> bool:
-        with contextlib.suppress(FileNotFoundError):  # a thread has just ended
-            return all(letter(t) == "T" for t in tasks.iterdir())
-        return False
+def has_ended(pid: int) -> bool:
+    return _states(pid) <= {"Z", "X"}
 
-    wait_until(stopped, f"{pid} stops")
+
+def wait_stopped(pid: int) -> bool:
+    """Wait until a process has been stopped by a signal, all threads of it; False: it has ended."""
+    wait_until(lambda: _states(pid) <= {"T"} or has_ended(pid), f"{pid} stops")
+    return not has_ended(pid)
 
 
 def connections(pid: int, port: int) -> set[int]:
@@ -59,7 +64,8 @@ def connections(pid: int, port: int) -> set[int]:
 def kill(pid: int, port: int) -> set[int]:
     """SIGKILL a process; return the connections that it had at that moment."""
     os.kill(pid, signal.SIGSTOP)
-    wait_stopped(pid)
+    if not wait_stopped(pid):
+        return set()
     handled = connections(pid, port)
     os.kill(pid, signal.SIGKILL)
     return handled

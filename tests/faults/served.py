@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+STARTED = time.monotonic()
 folder = pathlib.Path(sys.argv[1])
 if (folder / "code").exists():
     exec(compile((folder / "code").read_text(), "code", "exec"))
@@ -38,7 +39,10 @@ class Handler(BaseHTTPRequestHandler):
         path, _, seconds = self.path.partition("?")
         body = f"{process.current.number} {process.current._pid} end"
         if path == "/state":
-            body = json.dumps(endless_py.state())
+            more = {"keep_pid": self.server.keep_pid, "started": STARTED}
+            body = json.dumps({**endless_py.state(), **more})
+        elif path == "/drain":
+            Server.drain_timeout, seconds = float(seconds), 0
         data = body.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from harness import PROGRAMS, ROOT, Load, Program, environment, tool
+from processes import wait_until
+from trial import read_pid_file
 
 CODE = """
 class Server({kind}):
@@ -114,6 +118,52 @@ def test_a_pid_file_on_a_read_only_file_system_is_one_clear_line(folder):
     with Program(command=unshared(script, *words)) as program:
         program.wait(r"PidFileError: .*(Read-only|cannot be written).*pid")
         assert program.process.wait(30) == 1
+
+
+FULL = """
+import logging
+logging.raiseExceptions = False
+handlers = [logging.StreamHandler(), logging.FileHandler(folder / "disk" / "log")]
+logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
+Server.pid_file = folder / "disk" / "pid"
+"""
+
+
+def fill(path):
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    assert os.statvfs(path).f_bavail == 0
+
+
+@needs_root
+def test_a_full_disk(folder):
+    """The pid file comes when there is room again; until then serving and reloads go on."""
+    path = folder(before=FULL)
+    (path / "disk").mkdir()
+    script = f"mount -t tmpfs -o size=64k none {path}/disk"
+    words = [sys.executable, path / "custom.py", path]
+    with Program(command=unshared(script, *words)) as program:
+        pid = program.wait_serving()
+        disk = Path(f"/proc/{pid}/root{path}/disk")
+        wait_until((disk / "pid").exists, "a pid file")
+        with Load(program.port) as load:
+            load.wait_answer("0 ")
+            fill(disk / "filler")
+            pid = program.reload(1, pid)
+            program.wait(r"the pid file cannot be written \(No space left on device\).*goes on")
+            program.wait_alone(pid)
+            disk = Path(f"/proc/{pid}/root{path}/disk")
+            assert not (disk / "pid").exists()  # the old one took its own away
+            os.unlink(disk / "filler")
+            wait_until(lambda: read_pid_file(disk) == f"{pid}\n", "the pid file")
+            pid = program.reload(2, pid)
+            load.wait_answer("2 ")
+        assert load.lost == []
+        program.wait_alone(pid)
+        left = {entry.name for entry in Path(f"/proc/{pid}/root{path}/disk").iterdir()}
+        assert left == {"log", "pid"}
+        program.stop(pid)
 
 
 @needs_root

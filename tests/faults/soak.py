@@ -1,0 +1,293 @@
+"""Many reloads at random moments under the mixed load, with random faults, all from one seed.
+
+Each one keeps the pid or not, by chance, and is one of: a plain reload; a cell of the matrix; a
+storm of HUPs, after which the code that serves must be younger than the last of them; a process
+killed or stopped at any moment. Faults that end the last process, or the pid that is kept, are
+left to the matrix, since nobody would serve until a supervisor's restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cells import DELAYS, Cell, all_cells
+from harness import TIMEOUT, Program, get
+from mixed_load import Clients, Loss
+from processes import (
+    descriptors,
+    has_ended,
+    kill,
+    memory,
+    remote_sockets,
+    serving,
+    wait_until,
+)
+from strike import Striker
+from trial import quiet, read_pid_file
+
+SETTLED = 20.0  # seconds that a reload may take, fault included
+DRAIN, HAMMER = 10.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
+CELLS = [cell for cell in all_cells() if not (cell.leaves_none or cell.may_leave_none)]
+KINDS = ("plain", "cell", "storm", "kill", "stop")
+WEIGHTS = (4, 8, 1, 1, 1)
+
+
+class Plan(NamedTuple):
+    """What happens around one order to reload; keep_pid is for the generation that it starts."""
+
+    kind: str
+    cell: Cell
+    keep_pid: bool
+    pauses: list[float]  # seconds: before the first HUP, then until what comes next
+
+    def __str__(self) -> str:
+        return str(self.cell) if self.kind == "cell" else self.kind
+
+
+def draw(seed: int, number: int, keeps_pid: bool) -> Plan:
+    """Return the plan for this order, given whether the generation that gets it keeps the pid."""
+    dice = random.Random(f"{seed}/{number}")
+    kind = dice.choices(KINDS, WEIGHTS)[0]
+    own = [cell for cell in CELLS if (cell.handoff != "reload") == keeps_pid]
+    pauses = [dice.uniform(0, 0.1), *(dice.uniform(0, 0.3) for _ in range(dice.randint(1, 4)))]
+    return Plan(kind, dice.choice(own), dice.random() < 0.4, pauses)
+
+
+class Soak:
+    """The run of one seed. Attributes are what it prints."""
+
+    def __init__(self, seed: int, reloads: int, folder: Path, log: bool = False) -> None:
+        self.seed, self.wanted, self.folder, self.log = seed, reloads, folder, log
+        self.orders = self.reloads = 0
+        self.bad: list[str] = []
+        self.descriptors: list[int] = []  # first, largest, last
+        self.memory: list[int] = []  # KiB; first and last generation
+        self.excused = 0
+        self.left = 0
+        # A client's port: between which moments the one who had its connection was killed.
+        self._killed: dict[int, tuple[float, float]] = {}
+        self._seen: set[int] = set()
+        self._striker = Striker(folder, stopped=0.3, full=0.2, limited=0.3, slow=0.3)
+        self._settings(False, DRAIN)
+
+    def _settings(self, keep_pid: bool, drain_timeout: float) -> None:
+        given = {"keep_pid": keep_pid, "drain_timeout": drain_timeout}
+        given |= {"ready_timeout": 15, "keepalive_grace": 1}
+        (self.folder / "settings").write_text(json.dumps(given))
+
+    def run(self) -> None:
+        with contextlib.closing(self._striker), self._striker.program() as program:
+            try:
+                self._run(program)
+            except Exception as error:
+                self.bad.append(f"{type(error).__name__}: {error}")
+            if self.bad:
+                self.bad.append("the last lines of its log:\n" + "\n".join(program.lines[-40:]))
+
+    def _run(self, program: Program) -> None:
+        program.wait_serving(0, 2)
+        port = int(program.wait(r"serves tcp .*:(\d+); ")[1])
+        wait_until((self.folder / "pid").exists, "a pid file")
+        normal = wait_until(lambda: quiet(program.pid), "no temporary file")
+        self.descriptors = [len(normal)] * 3
+        with Clients(port) as self.clients:
+            self.clients.wait_served(100)
+            state = serving(program, port, self.folder)
+            self.memory = [memory(state["pid"])[1]] * 2
+            while self.reloads < self.wanted:
+                self.orders += 1
+                plan = draw(self.seed, self.orders, state["keep_pid"])
+                try:
+                    state = self._order(plan, state, program, port)
+                except Exception as error:
+                    raise AssertionError(f"order {self.orders}, {plan}: {error}") from error
+                self.reloads = state["generation"]
+            self.clients.wait_served(100)
+            self.memory[1] = memory(state["pid"])[1]
+        self._end(program, state["pid"], normal)
+
+    # -- one order to reload ----------------------------------------------
+
+    def _order(self, plan: Plan, before: dict, program: Program, port: int) -> dict[str, Any]:
+        began, after = time.monotonic(), len(program.lines)
+        opened: list[socket.socket] = []
+        hammer = plan.kind == "cell" and plan.cell.step == "hammer"
+        back = plan.cell.handoff == "back"
+        get(port, f"/drain?{HAMMER if hammer and not back else DRAIN}")
+        self._settings(plan.keep_pid, HAMMER if hammer and back else DRAIN)
+        if plan.kind == "cell":
+            if hammer and not back:
+                opened.append(self._ask(port, "/hold"))
+            elif plan.cell.step == "migrating":
+                opened += [self._ask(port, "/") for _ in range(3)]
+            self._striker.place(plan.cell, before["pid"])
+        time.sleep(plan.pauses[0])
+        last = time.monotonic()
+        os.kill(before["pid"], signal.SIGHUP)
+        succeeds = True
+        if plan.kind == "cell":
+            if hammer and back:
+                program.wait("accepts no more", after)
+                opened.append(self._ask(port, "/hold"))
+            ports = self._striker.carry_out(plan.cell, program, port, after)
+            self._note_killed(ports, last)
+            succeeds = plan.cell.fault in DELAYS
+        elif plan.kind == "storm":
+            last = self._storm(plan, program)
+        elif plan.kind != "plain":
+            succeeds = self._strike(plan, before, program, port)
+
+        def settled() -> dict[str, Any]:
+            state = serving(program, port, self.folder)
+            new = state.get("generation", 0) > before["generation"]
+            return state if new or not succeeds else {}
+
+        state = wait_until(settled, "one process serves", SETTLED)
+        assert not succeeds or state["started"] > last, "older than the last HUP"
+        for sock in opened:
+            sock.close()
+        self._look(state)
+        if self.log:
+            seconds = time.monotonic() - began
+            done = "done" if state["generation"] > before["generation"] else "given up"
+            print(f"{seconds:5.1f} s {self.orders}, {plan}: {done}", flush=True)
+        return state
+
+    @staticmethod
+    def _ask(port: int, path: str) -> socket.socket:
+        """Return a connection on which an answer has begun."""
+        asker = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        asker.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode())
+        asker.recv(1)
+        return asker
+
+    def _storm(self, plan: Plan, program: Program) -> float:
+        """Send more HUPs, as an operator would; return when the last one was sent."""
+        last = 0.0
+        for pause in plan.pauses[1:]:
+            time.sleep(pause)
+            pid = int(read_pid_file(self.folder) or 0)
+            if pid in program.pids():
+                last = time.monotonic()
+                os.kill(pid, signal.SIGHUP)
+        return last
+
+    def _strike(self, plan: Plan, before: dict, program: Program, port: int) -> bool:
+        """Kill or stop a process at a random moment; whether the reload must succeed."""
+        time.sleep(plan.pauses[1])
+        began = time.monotonic()
+        old = before["pid"]
+        others = [pid for pid in program.pids() if pid != old]
+        if plan.kind == "stop":
+            victim = (others or [old])[0]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGSTOP)
+                time.sleep(plan.pauses[-1])
+                os.kill(victim, signal.SIGCONT)
+            return True
+        if not others:
+            return True  # there is no other one yet, or no more
+        # The pid that is kept must live; any other one must not matter, once it has a successor.
+        if before["keep_pid"]:
+            self._note_killed(kill(others[0], port), began)
+            return False
+        if not has_ended(old):
+            self._note_killed(kill(old, port), began)
+        return True
+
+    # -- what came of it --------------------------------------------------
+
+    def _note_killed(self, ports: set[int], since: float) -> None:
+        self._killed.update(dict.fromkeys(ports, (since, time.monotonic())))
+
+    def _look(self, state: dict) -> None:
+        pid = state["pid"]
+        self._seen.add(pid)
+        self.descriptors[1] = max(self.descriptors[1], len(descriptors(pid)))
+        wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", "the pid file", 5)
+        left = {entry.name for entry in self.folder.iterdir()}
+        left -= {"settings", "orders", "log", "pid", "socket"}
+        assert not left, f"left behind: {left}"
+        lost = self._lost()
+        assert not lost, f"lost: {'; '.join(map(str, lost))}"
+        self.clients.wait_served(3)
+
+    def _lost(self) -> list[Loss]:
+        """Return what was lost although nobody killed the process that had it."""
+        lost = list(self.clients.lost)
+        found = []
+        for loss in lost:
+            since, until = self._killed.get(loss.port, (0, -1))
+            if loss.when < since or loss.opened > until:
+                found.append(loss)
+        self.excused = len(lost) - len(found)
+        return found
+
+    def _end(self, program: Program, pid: int, normal: list[str]) -> None:
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: descriptors(pid) == normal, "descriptors", 5)
+        now = descriptors(pid)
+        self.descriptors[2] = len(now)
+        if now != normal:
+            self.bad.append(f"descriptors are {now}, were {normal}")
+        lost = self._lost()
+        if lost:
+            self.bad.append(f"lost: {'; '.join(map(str, lost))}")
+        os.kill(pid, signal.SIGTERM)
+        try:
+            program.wait_alone(None)
+        except AssertionError:
+            self.left = len(program.pids())
+            self.bad.append(f"processes left: {program.pids()}")
+        files = {entry.name for entry in self.folder.iterdir()} & {"pid", "socket"}
+        if files:
+            self.bad.append(f"left behind after the end: {files}")
+        if remote_sockets() & set(map(str, self._seen)):
+            self.bad.append("sockets for commands are left")
+
+    def line(self, seconds: float) -> str:
+        """Return all of it in one line."""
+        first, largest, last = self.descriptors
+        before, after = (f"{kib / 1024:.1f} MB" for kib in self.memory)
+        return (
+            f"{self.reloads} reloads done in {self.orders} orders, "
+            f"{self.clients.served} requests served, {len(self._lost())} lost, "
+            f"{self.excused} cut with the process that was killed, "
+            f"{self.clients.closed} connections closed with a word; "
+            f"descriptors: {first} at first, {largest} under load, {last} at last; "
+            f"memory: {before} in the first generation, {after} in the last; "
+            f"{self.left} processes left; seed {self.seed}, {seconds:.0f} s, "
+            f"CPython {platform.python_version()}, {os.cpu_count()} cores"
+        )
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python tests/faults soak", description=__doc__)
+    parser.add_argument("--reloads", type=int, default=1000, metavar="N", help="so many (1000)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of an earlier run (a new one)")
+    parser.add_argument("--log", action="store_true", help="say each order as it was carried out")
+    given = parser.parse_args(words)
+    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    print(
+        f"the same again: python tests/faults soak --reloads {given.reloads} --seed {seed}",
+        flush=True,
+    )
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        soak = Soak(seed, given.reloads, Path(name), given.log)
+        soak.run()
+    for text in soak.bad:
+        print(f"BAD: {text}")
+    print(soak.line(time.monotonic() - began))
+    return 1 if soak.bad else 0
