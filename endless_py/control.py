@@ -243,6 +243,7 @@ def state() -> dict[str, Any]:
     bridge, servers (address, accepting, active handlers, idle: how many of these wait for
     their client's next message), successor and predecessors (pid and generation; None and
     empty when there are none), last_reload (None, or at, ok, generation, and seconds or
-    reason).
+    reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
+    `endless_py.upgrade.status()` returns).
     """
     return process.current.askers.state()
