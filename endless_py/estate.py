@@ -110,7 +110,7 @@ class Estate:
             "kept": kept,
             "ancestor": ancestor,
             "ignores_terminal": self._signals.ignored_hup,
-            "older": sorted(predecessors.older & {os.getsid(0)} | {p.pid for p in predecessors.living}),
+            "older": sorted(predecessors.older & {os.getsid(0)} | predecessors.pids()),
         }
 
     def listeners(self, bound: list[tuple[Serving, Binding, int]]) -> list[tuple[Binding, int]]:
