@@ -52,7 +52,7 @@ class Driver:
         self.changes = object()  # another one whenever what the functions above say may differ
         self._calm: object = None  # the one of them in which nothing was pending
         self._free: set[Serving] = set()
-        self._pid = os.getpid()
+        self.pid = os.getpid()  # of the process that serves; a helper runs in no other
         self._reset()
 
     def _reset(self) -> None:
@@ -118,7 +118,7 @@ class Driver:
         if self.exiting or not self._helper_lock.acquire(blocking=False):
             return  # somebody is starting one right now
         try:
-            if self._helper is None and os.getpid() == self._pid:
+            if self._helper is None and os.getpid() == self.pid:
                 self._helper_quits = False
                 self._helper = _thread.allocate_lock()
                 self._helper.acquire()

@@ -82,8 +82,9 @@ class Neighbours:
         messages = successor.listen()
         while messages:
             with self._kept_for_later(successor.channel, messages):
-                self._heard_from_successor(successor, messages[0])
-            del messages[0]
+                if successor.failure is None:  # what was given up has no say any more
+                    self._heard_from_successor(successor, messages[0])
+            messages.pop(0).close()
         if successor.failure is not None:
             self.successor_failed(successor)
 

@@ -69,7 +69,6 @@ class Generation:
     """This process. Programs reach it through the functions in `endless_py`."""
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         self._called = False  # by an asker that got no answer at once
         self._stumbles = Stumbles()
         self.terminal: Optional[Terminal] = None
@@ -165,6 +164,8 @@ class Generation:
 
     def add(self, serving: Serving) -> None:
         """Note a new server; the first one installs the signal handlers."""
+        self.driver.pid = os.getpid()  # the program may have become a daemon since its import
+        serving.in_child = False
         self.manager.know(serving.server)
         self.servers.add(serving)
         self._install_signals()
@@ -173,7 +174,7 @@ class Generation:
         """Forget a server that was closed; the last one gives the signals back."""
         if serving in self.servers.all:
             self.servers.all.remove(serving)
-        if serving.owns_path and serving.binding is not None and os.getpid() == self._pid:
+        if serving.owns_path and serving.binding is not None and os.getpid() == self.driver.pid:
             # An incumbent that this process leaves without a word serves there again.
             parent = self.predecessors.living_parent()
             lent = serving.binding.index is not None and parent is not None
@@ -416,7 +417,7 @@ class Generation:
 
     def _at_exit(self) -> None:
         """The interpreter ends: no thread of ours may run into its finalization."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.driver.pid:
             return
         for part in (self._end_driving, self.departure.last_act, self.manager.ended):
             try:

@@ -182,6 +182,16 @@ def test_it_is_stopped_and_asked_like_the_others(tmp_path):
         program.wait("cleaned up")
 
 
+def test_a_program_that_became_a_daemon_is_reloaded(tmp_path):
+    code = "if endless_py.generation() == 0 and os.fork(): os._exit(0)"
+    with start(tmp_path, code=code) as program:
+        pid = program.wait_serving()
+        assert pid != program.pid
+        new = program.reload(1, pid)
+        program.wait_alone(new)
+        program.stop(new)
+
+
 def test_an_idle_one_makes_no_system_call(tmp_path):
     with start(tmp_path) as program:
         pid = program.wait_serving()

@@ -270,3 +270,39 @@ with Server(("127.0.0.1", 0), Handler) as server:
         program.wait_alone(new)
         client.close()
         program.stop(new)
+
+
+DAEMON = """
+def detach():
+    if endless_py.generation() == 0 and os.fork():
+        os._exit(0)
+"""
+BEFORE = DAEMON + "detach()\n"
+AFTER = (
+    DAEMON
+    + """
+serve_forever = Server.serve_forever
+def serve_later(self):
+    detach()
+    serve_forever(self)
+Server.serve_forever = serve_later
+"""
+)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("code", [BEFORE, AFTER], ids=["before it binds", "after it has bound"])
+def test_a_program_that_became_a_daemon_is_reloaded(code, keep, tmp_path):
+    (tmp_path / "code").write_text(f"{code}\nServer.keep_pid = {keep}")
+    with Program("hooked.py", tmp_path) as program:
+        pid = program.wait_serving()
+        assert pid != program.pid
+        assert program.process.wait(TIMEOUT) == 0
+        for generation in (1, 2):
+            os.kill(pid, signal.SIGHUP)
+            line = program.wait(rf"\[(\d+)\] generation {generation}: generation .* has ended")
+            assert (int(line[1]) == pid) is keep
+            pid = int(line[1])
+            program.wait_alone(pid)
+            assert get(program.port) == f"{generation} end"
+        program.stop(pid)
