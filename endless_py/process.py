@@ -6,7 +6,7 @@ do in a move lies in rooms of its own, each with what it has to remember:
     life, servers, children      which generation this is, what it serves, whom it has to reap
     predecessors, succession     the neighbours, and `neighbours` for what they say
     estate, readiness            what was left to it; its word that it serves
-    reload, stopping, drain      the orders, and what they lead to
+    reloading, stopping, drain   the orders, and what they lead to
     departure, replacement       the end, and with a kept pid what follows it
     reports, manager, askers     who is told, and who asks
 
@@ -41,7 +41,7 @@ from endless_py.neighbours import Neighbours
 from endless_py.phases import Phase
 from endless_py.predecessors import Predecessors
 from endless_py.readiness import Readiness
-from endless_py.reload import Reload
+from endless_py.reloading import Reload
 from endless_py.replacement import Replacement
 from endless_py.reports import Reports
 from endless_py.servers import Servers
