@@ -1,9 +1,18 @@
 """Lets the tests import their harness by name, however pytest was started."""
 
+import compileall
 import sys
 from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).resolve().parent
+
 pytest.register_assert_rewrite("managed")
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(HERE))
+
+
+def pytest_configure(config):
+    """Compile the package once, as an installation does: the tests start it thousands of times."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(str(HERE.parent / "endless_py"), quiet=2)
