@@ -1,4 +1,4 @@
-"""python -m endless_py reload, stop, status and start-or-reload: the asking side of `remote`.
+"""python -m endless_py reload, stop, status, upgrade and start-or-reload.
 
 Exit status: 0 done, 1 failed, 2 wrong arguments, 3 not done within --timeout.
 """
@@ -8,175 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import select
-import signal
-import socket
-import subprocess
 import sys
 import time
 from contextlib import suppress
 from typing import Any, Callable, Optional, Sequence
 
+from endless_py import detached
+from endless_py.asking import (
+    Deadline,
+    Failed,
+    Talk,
+    TimedOut,
+    chain,
+    connect,
+    follow,
+    is_alive,
+)
 from endless_py.exceptions import EndlessError, PidFileError
-from endless_py.pidfile import PID_FILE_VARIABLE, read_pid
-from endless_py.remote import PREFIX, peer, private_folder
+from endless_py.pidfile import read_pid
 
 OK, FAILED, TIMED_OUT = 0, 1, 3
-_NUDGE_AFTER = 0.2  # seconds without an answer after which a busy process is woken
-_RETRY = 0.02
-_SHOWN = 20  # lines of a log that is shown
-
-
-class _Failed(EndlessError):
-    """What was asked for cannot be done; the message is for the operator."""
-
-
-class _TimedOut(EndlessError):
-    pass
-
-
-class _Deadline:
-    def __init__(self, seconds: Optional[float]) -> None:
-        self._ends = None if seconds is None else time.monotonic() + seconds
-
-    def remaining(self) -> Optional[float]:
-        """Return the seconds left, None for no limit; raises _TimedOut when there are none."""
-        if self._ends is None:
-            return None
-        left = self._ends - time.monotonic()
-        if left <= 0:
-            raise _TimedOut
-        return left
-
-    def pause(self) -> None:
-        left = self.remaining()
-        time.sleep(_RETRY if left is None else min(_RETRY, left))
-
-
-class _Talk:
-    """A conversation with one process."""
-
-    def __init__(self, pid: int, sock: socket.socket, deadline: _Deadline) -> None:
-        self.pid = pid
-        self._socket = sock
-        self._deadline = deadline
-        self._incoming = b""
-
-    def ask(self, command: str, **more: Any) -> None:
-        with suppress(OSError):  # its end is noticed by next()
-            self._socket.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
-
-    def next(self) -> Optional[dict[str, Any]]:
-        """Return the next answer, None when the process has ended (or has nothing to add)."""
-        nudged = False
-        while b"\n" not in self._incoming:
-            left = self._deadline.remaining()
-            wait = left if nudged else min(_NUDGE_AFTER, _NUDGE_AFTER if left is None else left)
-            if not select.select([self._socket], [], [], wait)[0]:
-                if not nudged:
-                    nudged = True
-                    with suppress(OSError):
-                        os.kill(self.pid, signal.SIGURG)
-                continue
-            try:
-                data = self._socket.recv(65536)
-            except OSError:
-                data = b""
-            if not data:
-                return None
-            self._incoming += data
-        line, _, self._incoming = self._incoming.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line.decode())
-        if answer.get("event") == "error":
-            raise _Failed(f"process {self.pid}: {answer.get('reason')}")
-        return answer
-
-    def wait_end(self) -> None:
-        """Wait until the process has ended."""
-        while self.next() is not None:
-            pass
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def __enter__(self) -> _Talk:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _addresses(pid: int) -> list[str]:
-    """Return where the process may listen."""
-    if sys.platform.startswith("linux"):
-        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-            found = re.findall(rf" @({PREFIX}{pid}/[0-9a-f]+)$", file.read(), re.M)
-        return sorted({f"\0{name}" for name in found})
-    uids = [os.geteuid()]
-    if not uids[0]:  # root may ask everybody's
-        with suppress(OSError):
-            folder = os.path.dirname(private_folder(0, make=True))
-            names = (re.fullmatch(r"endless_py-(\d+)", name) for name in os.listdir(folder))
-            uids = [int(name[1]) for name in names if name]
-    addresses = []
-    for uid in uids:
-        with suppress(OSError):
-            addresses.append(os.path.join(private_folder(uid), f"{pid}.sock"))
-    return addresses
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError as error:
-        raise _Failed(
-            f"process {pid} belongs to another user; ask as that user or as root"
-        ) from error
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
-
-
-def _try_connect(pid: int, deadline: _Deadline) -> Optional[_Talk]:
-    for address in _addresses(pid):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            left = deadline.remaining()
-            sock.settimeout(5.0 if left is None else min(5.0, left))
-            sock.connect(address)
-            found = peer(sock)
-            if found is None or found[0] == pid:  # else another process took its name
-                return _Talk(pid, sock, deadline)
-        except OSError:
-            pass
-        sock.close()
-    return None
-
-
-def _connect(pid: int, deadline: _Deadline) -> _Talk:
-    """Raises _Failed with one clear line when the process cannot be asked."""
-    if not _is_alive(pid):
-        raise _Failed(f"there is no process {pid}")
-    talk = _try_connect(pid, deadline)
-    if talk is None:
-        raise _Failed(f"process {pid} does not serve with endless_py (or does not serve yet)")
-    return talk
-
-
-def _follow(pid: int, deadline: _Deadline) -> _Talk:
-    """Connect to a process that may not serve yet."""
-    while True:
-        try:
-            return _connect(pid, deadline)
-        except _Failed:
-            if not _is_alive(pid):
-                raise
-        deadline.pause()
 
 
 def _target(word: str) -> int:
@@ -195,8 +46,8 @@ def _complain(text: str) -> None:
 # -- reload -------------------------------------------------------------------
 
 
-def _reload(pid: int, deadline: _Deadline, wait_drained: bool) -> int:
-    talk = _connect(pid, deadline)
+def _reload(pid: int, deadline: Deadline, wait_drained: bool) -> int:
+    talk = connect(pid, deadline)
     try:
         talk.ask("reload")
         ready: Optional[dict[str, Any]] = None
@@ -205,7 +56,7 @@ def _reload(pid: int, deadline: _Deadline, wait_drained: bool) -> int:
             event = answer["event"] if answer is not None else "end"
             if event == "moved" and answer is not None:
                 talk.close()
-                talk = _follow(int(answer["pid"]), deadline)
+                talk = follow(int(answer["pid"]), deadline)
                 talk.ask("reload")
             elif event == "failed" and answer is not None:
                 _say_failed(answer)
@@ -216,7 +67,7 @@ def _reload(pid: int, deadline: _Deadline, wait_drained: bool) -> int:
                 if not wait_drained:
                     return OK
             elif event == "end" and ready is None:
-                raise _Failed(f"process {talk.pid} ended before it could say how the reload went")
+                raise Failed(f"process {talk.pid} ended before it could say how the reload went")
             elif event == "end" and ready is not None:
                 return _drained(talk.pid, ready, deadline)
     finally:
@@ -238,13 +89,13 @@ def _say_ready(pid: int, ready: dict[str, Any]) -> None:
     _say(f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}")
 
 
-def _drained(pid: int, ready: dict[str, Any], deadline: _Deadline) -> int:
+def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
     if not ready["bridge"]:
         _say(f"drained: pid {pid} has ended")
         return OK
     # The same pid now runs the new code, or will in a moment.
     while True:
-        with _follow(pid, deadline) as talk:
+        with follow(pid, deadline) as talk:
             talk.ask("status")
             answer = talk.next()
         if answer is not None and answer["generation"] >= ready["generation"]:
@@ -256,13 +107,13 @@ def _drained(pid: int, ready: dict[str, Any], deadline: _Deadline) -> int:
 # -- stop ---------------------------------------------------------------------
 
 
-def _stop(pid: int, deadline: _Deadline) -> int:
-    watched: dict[int, _Talk] = {}
+def _stop(pid: int, deadline: Deadline) -> int:
+    watched: dict[int, Talk] = {}
     try:
-        with _connect(pid, deadline) as talk:
-            with suppress(_Failed):  # it may end by itself meanwhile
-                for state in _chain(pid, deadline):
-                    watched[state["pid"]] = _connect(state["pid"], deadline)
+        with connect(pid, deadline) as talk:
+            with suppress(Failed):  # it may end by itself meanwhile
+                for state in chain(pid, deadline):
+                    watched[state["pid"]] = connect(state["pid"], deadline)
                     watched[state["pid"]].ask("watch")
             talk.ask("stop")
             talk.wait_end()
@@ -271,7 +122,7 @@ def _stop(pid: int, deadline: _Deadline) -> int:
     finally:
         for other in watched.values():
             other.close()
-    while any(_is_alive(number) for number in [pid, *watched]):
+    while any(is_alive(number) for number in [pid, *watched]):
         deadline.pause()  # the kernel takes the conversations down a moment earlier
     _say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")
     return OK
@@ -280,32 +131,8 @@ def _stop(pid: int, deadline: _Deadline) -> int:
 # -- status -------------------------------------------------------------------
 
 
-def _state(pid: int, deadline: _Deadline) -> dict[str, Any]:
-    with _connect(pid, deadline) as talk:
-        talk.ask("status")
-        answer = talk.next()
-    if answer is None:
-        raise _Failed(f"process {pid} ended before it answered")
-    del answer["event"]
-    return answer
-
-
-def _chain(pid: int, deadline: _Deadline) -> list[dict[str, Any]]:
-    """Return the states of this process and of every generation it is linked to, oldest first."""
-    found = {pid: _state(pid, deadline)}
-    ask = [pid]
-    while ask:
-        state = found[ask.pop()]
-        for neighbour in [*state["predecessors"], state["successor"]]:
-            if neighbour is not None and neighbour["pid"] not in found:
-                with suppress(EndlessError):  # one that starts, or has just ended
-                    found[neighbour["pid"]] = _state(neighbour["pid"], deadline)
-                    ask.append(neighbour["pid"])
-    return sorted(found.values(), key=lambda state: (state["generation"], state["bridge"]))
-
-
-def _status(pid: int, deadline: _Deadline, as_json: bool) -> int:
-    states = _chain(pid, deadline)
+def _status(pid: int, deadline: Deadline, as_json: bool) -> int:
+    states = chain(pid, deadline)
     if as_json:
         _say(json.dumps({"generations": states}, indent=2))
         return OK
@@ -357,14 +184,14 @@ def _outcome(report: Optional[dict[str, Any]]) -> str:
 # -- upgrade ------------------------------------------------------------------
 
 
-def _upgrade(pid: int, deadline: _Deadline, check_only: bool) -> int:
-    with _connect(pid, deadline) as talk:
+def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
+    with connect(pid, deadline) as talk:
         talk.ask("upgrade", check_only=check_only)
         answer = talk.next()
     if answer is None:
-        raise _Failed(f"process {pid} ended before it could say what became of the upgrade")
+        raise Failed(f"process {pid} ended before it could say what became of the upgrade")
     if answer["result"] not in ("unchanged", "available", "upgraded"):
-        raise _Failed(f"{answer['result']}: {answer['text']}")
+        raise Failed(f"{answer['result']}: {answer['text']}")
     _say(f"{answer['result']}: {answer['text']}")
     return OK
 
@@ -373,7 +200,7 @@ def _upgrade(pid: int, deadline: _Deadline, check_only: bool) -> int:
 
 
 def _start_or_reload(
-    path: str, command: list[str], log_path: Optional[str], deadline: _Deadline
+    path: str, command: list[str], log_path: Optional[str], deadline: Deadline
 ) -> int:
     try:
         pid: Optional[int] = _target(path)
@@ -381,72 +208,18 @@ def _start_or_reload(
         if os.path.lexists(path) and not _is_empty(path):
             raise
         pid = None
-    if pid is not None and _is_alive(pid):
+    if pid is not None and is_alive(pid):
         return _reload(pid, deadline, wait_drained=False)
     if path.isdigit():
-        raise _Failed(f"there is no process {path}; give a pid file to start one")
-    return _start(path, command, log_path or f"{path}.log", deadline)
-
-
-def _is_empty(path: str) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) == 0
-
-
-def _start(path: str, command: list[str], log_path: str, deadline: _Deadline) -> int:
-    try:
-        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise _Failed(f"cannot write the log {log_path}: {error.strerror}") from error
-    begins = os.fstat(log).st_size
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, PID_FILE_VARIABLE: os.path.abspath(path)},
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise _Failed(f"cannot start {command[0]}: {error.strerror}") from error
-    finally:
-        os.close(log)
-    began = time.monotonic()
-    try:
-        while True:
-            pid = _serving(path, deadline)
-            if pid is not None:
-                break
-            status = child.poll()
-            if status:  # a command that makes a daemon ends with 0
-                _show_tail(log_path, begins)
-                raise _Failed(f"the command exited with status {status} before it served")
-            deadline.pause()
-    except _TimedOut:
-        raise _TimedOut(
-            f"pid {child.pid} runs, but does not serve; its log is {log_path}"
-        ) from None
-    seconds = time.monotonic() - began
-    child.returncode = 0  # it is not ours to wait for
+        raise Failed(f"there is no process {path}; give a pid file to start one")
+    log_path = log_path or f"{path}.log"
+    pid, seconds = detached.start(path, command, log_path, deadline)
     _say(f"started: pid {pid} serves after {seconds:.3f} s; its log is {log_path}")
     return OK
 
 
-def _serving(path: str, deadline: _Deadline) -> Optional[int]:
-    """Return the pid of the process that serves and owns this pid file, if there is one."""
-    try:
-        pid = read_pid(path)
-        return pid if _state(pid, deadline)["phase"] == "serving" else None
-    except (_Failed, PidFileError):
-        return None
-
-
-def _show_tail(path: str, begins: int) -> None:
-    with open(path, "rb") as file:
-        file.seek(begins)
-        lines = file.read().decode(errors="replace").splitlines()
-    for line in lines[-_SHOWN:]:
-        print(f"    {line}", file=sys.stderr)
+def _is_empty(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) == 0
 
 
 # -- the command line ---------------------------------------------------------
@@ -501,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run one of the commands; returns the exit status."""
     options = _parser().parse_args(arguments)
-    deadline = _Deadline(options.timeout)
+    deadline = Deadline(options.timeout)
     run: dict[str, Callable[[], int]] = {
         "reload": lambda: _reload(_target(options.target), deadline, options.wait_drained),
         "stop": lambda: _stop(_target(options.target), deadline),
@@ -513,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     try:
         return run[options.command]()
-    except _TimedOut as error:
+    except TimedOut as error:
         what = f": {error}" if str(error) else "; nothing was undone"
         _complain(f"{options.command} is not done after {options.timeout:g} s{what}")
         return TIMED_OUT

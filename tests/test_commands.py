@@ -449,9 +449,9 @@ def test_wrong_arguments(words):
 
 AS_NOBODY = """
 import os, socket, sys
-from endless_py import commands
+from endless_py import asking, commands
 pid = int(sys.argv[1])
-address = commands._addresses(pid)[0]
+address = asking.addresses(pid)[0]
 os.setgroups([]), os.setgid({id}), os.setuid({id})
 for name in ("reload", "stop", "status"):
     print(commands.main([name, str(pid)]))
