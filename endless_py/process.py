@@ -1099,6 +1099,9 @@ class Generation:
     def _check_drained(self) -> None:
         for serving in self.servings:
             drain.check(serving, self.log)
+        self._hear_successor()  # died since, it would leave nobody who accepts
+        if self.phase not in (Phase.DRAINING, Phase.STOPPING):
+            return
         if self.phase is Phase.STOPPING and self.leaving:
             return
         if self.phase is Phase.STOPPING and self.predecessors and self.manager.notifier.enabled:
