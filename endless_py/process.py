@@ -408,6 +408,8 @@ class Generation:
         self.drain.start_due()
         if self.phase in (Phase.DRAINING, Phase.STOPPING):
             self.drain.check()
+            self.neighbours.hear_successor()  # died since, it would leave nobody who accepts
+        if self.phase in (Phase.DRAINING, Phase.STOPPING):
             self.departure.check()
         if self.phase is Phase.DRAINED:
             self.departure.ending.check()

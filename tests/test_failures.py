@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from harness import TIMEOUT, Program, get
+from test_signals import SERVE, custom
 
 FAILURES = {
     "syntax error": ("def", "exited with status 1"),
@@ -180,3 +182,40 @@ def test_sigkill_of_the_incumbent_before_ready_leaves_the_successor_serving(fold
         assert get(port) == "v0 end"
         program.wait_alone(new)
         program.stop(new)
+
+
+DIES_AT_THE_HAMMER = """
+import select
+from endless_py import drain, process
+ThreadingHTTPServer.drain_timeout = 0.2
+plain = drain.check
+def check(serving, say):
+    hammer = serving.drain_deadline is not None and time.monotonic() >= serving.drain_deadline
+    plain(serving, say)
+    if hammer and process.current.number == 0:
+        os.kill(process.current.successor.pid, signal.SIGKILL)
+        end = select.poll()
+        end.register(process.current.successor.channel.fileno(), 0)
+        end.poll()
+        while len(serving.connections):  # what was cut ends in the meantime
+            time.sleep(0.01)
+drain.check = check
+"""
+
+
+def test_a_successor_that_dies_at_the_very_end_of_the_drain_is_noticed(tmp_path):
+    """What the incumbent has found out before it cut its handlers may be true no more."""
+    with custom(tmp_path, DIES_AT_THE_HAMMER + SERVE) as program:
+        pid = program.wait_serving()
+        held = http.client.HTTPConnection("127.0.0.1", program.port, timeout=TIMEOUT)
+        held.request("GET", "/slow")
+        wait_until((tmp_path / "slow").exists)
+        os.kill(pid, signal.SIGHUP)
+        program.wait_serving(1)
+        program.wait("drain time is over: cuts")
+        (tmp_path / "go").touch()
+        program.wait("died without a word.*accepts again|drained")
+        program.wait_alone(pid)
+        assert get(program.port).startswith("0 ")
+        held.close()
+        program.stop(pid)

@@ -62,8 +62,9 @@ def connections(pid: int, port: int) -> set[int]:
 
 
 def kill(pid: int, port: int) -> set[int]:
-    """SIGKILL a process; return the connections that it had at that moment."""
-    os.kill(pid, signal.SIGSTOP)
+    """SIGKILL a process; return the connections that it had at that moment, none if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
     if not wait_stopped(pid):
         return set()
     handled = connections(pid, port)

@@ -36,8 +36,8 @@ from processes import (
 from strike import Striker
 from trial import quiet, read_pid_file
 
-SETTLED = 20.0  # seconds that a reload may take, fault included
-DRAIN, HAMMER = 10.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
+SETTLED = 60.0  # seconds that a reload may take, fault included
+DRAIN, HAMMER = 60.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
 CELLS = [cell for cell in all_cells() if not (cell.leaves_none or cell.may_leave_none)]
 KINDS = ("plain", "cell", "storm", "kill", "stop")
 WEIGHTS = (4, 8, 1, 1, 1)
@@ -83,7 +83,7 @@ class Soak:
 
     def _settings(self, keep_pid: bool, drain_timeout: float) -> None:
         given = {"keep_pid": keep_pid, "drain_timeout": drain_timeout}
-        given |= {"ready_timeout": 15, "keepalive_grace": 1}
+        given |= {"ready_timeout": 60, "keepalive_grace": 1}
         (self.folder / "settings").write_text(json.dumps(given))
 
     def run(self) -> None:
@@ -215,7 +215,7 @@ class Soak:
         pid = state["pid"]
         self._seen.add(pid)
         self.descriptors[1] = max(self.descriptors[1], len(descriptors(pid)))
-        wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", "the pid file", 5)
+        wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", "the pid file")
         left = {entry.name for entry in self.folder.iterdir()}
         left -= {"settings", "orders", "log", "pid", "socket"}
         assert not left, f"left behind: {left}"
@@ -236,7 +236,7 @@ class Soak:
 
     def _end(self, program: Program, pid: int, normal: list[str]) -> None:
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: descriptors(pid) == normal, "descriptors", 5)
+            wait_until(lambda: descriptors(pid) == normal, "descriptors", 10)
         now = descriptors(pid)
         self.descriptors[2] = len(now)
         if now != normal:

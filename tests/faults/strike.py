@@ -17,6 +17,7 @@ from harness import Program, environment
 from processes import connections, kill, lift_limits, limit, wait_stopped
 
 HERE = Path(__file__).resolve().parent
+HELD = 0.6  # seconds that a step lasts after its neighbour's death: what comes next is overdue
 MARGIN = 32 << 20  # bytes that a limit of memory leaves: the load's threads need some
 
 
@@ -76,6 +77,7 @@ class Striker:
         if cell.fault == "kill":
             handled = kill(victim, port)
             if victim != here:
+                time.sleep(HELD)
                 self._order("g")
             return handled
         if cell.fault == "stop":

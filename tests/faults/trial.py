@@ -87,9 +87,9 @@ class Trial:
         self.lines: list[str] = []
         settings = {
             "keep_pid": self.handoff.keep_pid,
-            "ready_timeout": 10,
+            "ready_timeout": 60,  # longer than anything here waits, on a busy machine
             "keepalive_grace": 1,
-            "drain_timeout": 0.3 if cell.step == "hammer" else 5,
+            "drain_timeout": 1 if cell.step == "hammer" else 60,
         }
         (folder / "settings").write_text(json.dumps(settings))
         self.striker = Striker(folder)
@@ -114,7 +114,7 @@ class Trial:
         wait_until((self.folder / "pid").exists, "a pid file")
         normal = wait_until(lambda: quiet(old), "no temporary file")
         opened: list[socket.socket] = []
-        with Clients(port, patience=10) as clients:
+        with Clients(port) as clients:
             clients.wait_served(10)
             if cell.step == "hammer" and cell.handoff != "back":
                 opened.append(self._ask(port, "/hold"))
@@ -129,7 +129,7 @@ class Trial:
             if cell.leaves_none:
                 program.wait_alone(None)
             else:
-                state = wait_until(lambda: self._settled(program, port), "one process serves", 12)
+                state = wait_until(lambda: self._settled(program, port), "one process serves")
                 if state["pid"]:
                     self._name(state, old)
                     clients.wait_served(10)
@@ -182,11 +182,11 @@ class Trial:
             self.who = "new" if new else "old"
 
     def _nothing_left(self, program: Program, pid: int, normal: list[str]) -> None:
-        program.wait_alone(pid, timeout=5)
+        program.wait_alone(pid)
         wait_until(
             lambda: descriptors(pid) == normal,
             f"descriptors of {pid}: {descriptors(pid)} as {normal}",
-            3,
+            10,
         )
         names = {entry.name for entry in self.folder.iterdir()}
         left = names - {"settings", "orders", "log", "pid", "socket"}
@@ -195,7 +195,7 @@ class Trial:
         self._pid_file(pid)
 
     def _pid_file(self, pid: int) -> None:
-        wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", f"{pid} in the pid file", 5)
+        wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", f"{pid} in the pid file")
 
     def _next_reload(self, program: Program, port: int, before: dict) -> None:
         os.kill(before["pid"], signal.SIGHUP)
@@ -204,13 +204,13 @@ class Trial:
             state = serving(program, port, self.folder)
             return state if state.get("generation", 0) > before["generation"] else {}
 
-        state = wait_until(reloaded, "the next reload", 12)
+        state = wait_until(reloaded, "the next reload")
         pid = state["pid"]
         assert (pid == before["pid"]) == self.handoff.keep_pid, f"{pid} after {before['pid']}"
         self._pid_file(pid)
         seen = set(program.pids())
         os.kill(pid, signal.SIGTERM)
-        program.wait_alone(None, timeout=10)
+        program.wait_alone(None)
         left = {entry.name for entry in self.folder.iterdir()} & {"pid", "socket"}
         assert not left, f"left behind after the end: {left}"
         assert not remote_sockets() & set(map(str, seen))
@@ -222,4 +222,4 @@ class Trial:
             assert get(self.folder / "socket").endswith("end")
             self._pid_file(pid)
             os.kill(pid, signal.SIGTERM)
-            program.wait_alone(None, timeout=TIMEOUT)
+            program.wait_alone(None)
