@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import socketserver
-from http.server import BaseHTTPRequestHandler
+import sys
 
 from endless_py import boundary
 
@@ -73,13 +73,15 @@ def prepare(handler: Callable[..., Any]) -> Callable[..., Any]:
         inner = prepare(handler.func)
         return functools.partial(inner, *handler.args, **handler.keywords)
     if isinstance(handler, type):
-        # the stub has __hash__ wrong
-        if issubclass(handler, BaseHTTPRequestHandler):
-            derived: Any = boundary.derive(HTTPConnectionMixIn, handler)  # type: ignore[arg-type]
+        # It takes long to import; whoever has a handler class of its own has done that.
+        base: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
+        if issubclass(handler, base):
+            handler_class: Any = handler
+            derived: Any = boundary.derive(HTTPConnectionMixIn, handler_class)
             # One that reads requests in a way of its own may do so from the socket.
             derived._reads_ahead = (
-                handler.handle is BaseHTTPRequestHandler.handle
-                and handler.handle_one_request is BaseHTTPRequestHandler.handle_one_request
+                handler_class.handle is base.handle
+                and handler_class.handle_one_request is base.handle_one_request
             )
             return derived  # type: ignore[no-any-return]
         if issubclass(handler, socketserver.StreamRequestHandler):
