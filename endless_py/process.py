@@ -56,7 +56,6 @@ from endless_py.signals import (
     Signals,
     as_if_not_there,
     block,
-    in_handler_process,
     unblock,
 )
 from endless_py.terminal import Terminal
@@ -1389,7 +1388,8 @@ class Generation:
         self._forking = {}
         self.driver.in_forked_child()
         self.remote.close()
-        self.reports = Reports()
+        if self.phase is not Phase.SERVING:
+            self.reports = Reports()
         channels = [p.channel for p in self.predecessors + self._handed_on]
         if self.successor is not None and self.successor.failure is None:
             channels.append(self.successor.channel)
@@ -1400,9 +1400,10 @@ class Generation:
         self.leaving = []
         if self.servings:  # else it becomes a daemon, and will be what is served
             self.manager.let_go()
-        # A handler and not SIG_IGN, which a program that the handler starts would inherit.
-        roles = self.signals.roles
-        self.signals.restore(None if serving is None else in_handler_process(roles))
+        if serving is None:
+            self.signals.restore()
+        else:
+            self.signals.in_handler_process()
         if self.terminal is not None:
             self.terminal.close()
         for other in self.servings:
