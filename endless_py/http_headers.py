@@ -22,14 +22,12 @@ _MOST = 99  # http.client refuses more headers
 
 def quick_parser(client: Any) -> Callable[..., Any]:
     """Return a parse_headers() for this module, http.client, that does the same faster."""
-    # Here and not at the top: a server without HTTP imports neither.
-    import email.policy
-    import re
+    import re  # late, as a server without HTTP does not need it
 
     plain = re.compile(rb"(?:[!-9;-~]+:[^\r\n]*\r\n){0,%d}\r\n" % _MOST)
     nested = re.compile(rb"multipart|message", re.IGNORECASE)  # types that have defects of a body
-    source_parse = email.policy.compat32.header_source_parse
     standard_class = client.HTTPMessage
+    source_parse = standard_class().policy.header_source_parse
 
     def parse_headers(fp: Any, _class: Any = standard_class) -> Any:
         if _class is standard_class and type(fp) is io.BufferedReader:
