@@ -39,8 +39,8 @@ _PLAIN_ACTIONS = (
 class AcceptLoop:
     """One call of serve_forever(), or with `once` of handle_request().
 
-    poll_interval is how often, in seconds, an overridden service_actions() is called, until the
-    moment (time.monotonic) at which handle_request() gives up.
+    poll_interval is how often, in seconds, an overridden service_actions() is called; until is the
+    moment (time.monotonic) at which handle_request() gives up, None is never.
     """
 
     def __init__(
@@ -74,10 +74,8 @@ class AcceptLoop:
             self._process = forked_handlers.fork
         elif self._threads:
             self._process = handler_threads.start
-        methods = ((name, getattr(type(server), name, None)) for name in _PLAIN_METHODS)
-        self._serving.steady = (
-            self._threads and self._most > 1 and all(_PLAIN_METHODS[n] is m for n, m in methods)
-        )
+        plain = all(getattr(type(server), name, None) is m for name, m in _PLAIN_METHODS.items())
+        self._serving.steady = plain and self._threads and self._most > 1
         self._busy = False  # an inline handler has run in this turn
 
     def run(self) -> bool:

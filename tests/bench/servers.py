@@ -3,7 +3,8 @@
 LIBRARY is `standard` or `endless_py`; the program is the same but for its import. `nodelay` is
 the standard one with TCP_NODELAY; `counting` the standard one with the least that tells which
 handlers are active, until when, without polling: an entry in a dict for each, and a pipe for each
-forked one. It writes `port N` once it listens. COUNT servers (default 1)
+forked one; `imported` the standard one in a program that has imported endless_py, and no more. It
+writes `port N` once it listens. COUNT servers (default 1)
 are served, each but the last by a thread of its own; the last one on PORT (default 0, any). With
 COUNT 0 the program ends when its first connection has ended.
 
@@ -31,6 +32,9 @@ elif HTTP:
     from endless_py.http import server as module
 else:
     from endless_py import socketserver as module
+
+if library == "imported":
+    import endless_py  # noqa: F401
 
 kept = []
 

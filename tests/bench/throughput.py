@@ -122,14 +122,18 @@ def echo(settings: Settings) -> list[Row]:
         seconds = 1.0 if not settings.quick else 0.1
         with contextlib.ExitStack() as stack:
             loads = []
-            for library in (OURS, STANDARD, "counting"):
+            libraries = [OURS, STANDARD, "counting", *["imported"] * name.startswith("Forking")]
+            for library in libraries:
                 program, port = stack.enter_context(server(settings, library, name))
                 rate = partial(run_client, settings, kind, port, seconds)
                 loads.append(_Load(program.pid, seconds, rate))
-            ours, standard, floor = turns(settings.pick(5, 1), *loads)
+            ours, standard, floor, *imported = turns(settings.pick(5, 1), *loads)
         what = f"echoes/s, {name}"
         rows.append(ratio_row(what, "standard class", ours, standard, 1.1))
         rows.append(ratio_row(f"{what}; the floor", "standard class", floor, standard, None))
+        if imported:
+            more = f"{what}; the standard class with endless_py imported"
+            rows.append(ratio_row(more, "standard class", imported[0], standard, None))
         rows.append(_cost_row(what, loads[0], loads[1]))
         rows.append(_cost_row(f"{what}; the floor", loads[2], loads[1]))
     return rows
