@@ -11,8 +11,9 @@ Every server class is also an attribute of this package.
 from __future__ import annotations
 
 import importlib
+import sys
 
-from endless_py import http, socketserver
+from endless_py import socketserver
 from endless_py.boundary import await_message
 from endless_py.control import (
     after_signal,
@@ -42,8 +43,6 @@ from endless_py.exceptions import (
     PidFileError,
     UnsupportedPlatform,
 )
-from endless_py.http.server import *  # noqa: F403
-from endless_py.http.server import __all__ as _http_names
 from endless_py.mixin import GracefulMixIn
 from endless_py.socketserver import *  # noqa: F403
 from endless_py.socketserver import __all__ as _socketserver_names
@@ -51,6 +50,9 @@ from endless_py.socketserver import __all__ as _socketserver_names
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any
+
+    from endless_py import http as http
+    from endless_py.http.server import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -68,7 +70,6 @@ __all__ = [
     "check",
     "drained",
     "generation",
-    "http",
     "is_reloaded",
     "listen",
     "on_drained",
@@ -84,10 +85,16 @@ __all__ = [
     "stop",
     "wait_for_predecessor",
 ]
-__all__ += [name for name in _http_names + _socketserver_names if name not in __all__]
+__all__ += [name for name in _socketserver_names if name not in __all__]
 
 # What costs time to import is imported when it is asked for.
 _LATE = {
+    "BaseHTTPRequestHandler": "endless_py.http.server",
+    "HTTPSServer": "endless_py.http.server",
+    "HTTPServer": "endless_py.http.server",
+    "SimpleHTTPRequestHandler": "endless_py.http.server",
+    "ThreadingHTTPSServer": "endless_py.http.server",
+    "ThreadingHTTPServer": "endless_py.http.server",
     "DocXMLRPCServer": "endless_py.xmlrpc.server",
     "MultiPathXMLRPCServer": "endless_py.xmlrpc.server",
     "SimpleXMLRPCServer": "endless_py.xmlrpc.server",
@@ -95,14 +102,19 @@ _LATE = {
     "WSGIServer": "endless_py.wsgiref.simple_server",
     "make_server": "endless_py.wsgiref.simple_server",
 }
-__all__ += list(_LATE)
+if sys.version_info < (3, 15):
+    _LATE["CGIHTTPRequestHandler"] = "endless_py.http.server"
+__all__ += ["http", *_LATE]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "http":  # endless_py.http.server without an import of its own
+        importlib.import_module("endless_py.http.server")
+        return globals()[name]
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LATE[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    return sorted({*globals(), "http", *_LATE})

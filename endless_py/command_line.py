@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -35,6 +34,8 @@ class CommandLine:
             if not os.path.exists(full):
                 raise FileNotFoundError(2, "the interpreter is not there", full)
         else:
+            import shutil  # takes long to import; few are started by a bare name
+
             executable = shutil.which(executable) or executable
         return executable, directory
 

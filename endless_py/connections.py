@@ -22,28 +22,24 @@ class Connection:
     fresh connection), leaves_with the state for the successor (None: it does not migrate).
     """
 
-    def __init__(
-        self,
-        request: Any,
-        client_address: Any,
-        arrived_with: Optional[bytes] = None,
-        refused_for: Optional[Beacon] = None,
-    ) -> None:
+    arrived_with: Optional[bytes] = None
+    refused_for: Optional[Beacon] = None
+    leaves_with: Optional[bytes] = None
+    idle = False  # waits at a message boundary; not known of forked handlers
+    transport: Any = None  # the socket that has its descriptor, where that is another one (TLS)
+
+    def __init__(self, request: Any, client_address: Any) -> None:
         self.request = request
         self.client_address = client_address
-        self.arrived_with = arrived_with
-        self.refused_for = refused_for
-        self.leaves_with: Optional[bytes] = None
-        self.idle = False  # waits at a message boundary; not known of forked handlers
-        self.transport = request  # the socket that has its descriptor, with TLS another one
         self.since = time.monotonic()
 
     def cut(self) -> None:
         """Make every read and write of its handler end at once."""
-        if isinstance(self.transport, socket.socket):
+        transport = self.request if self.transport is None else self.transport
+        if isinstance(transport, socket.socket):
             with suppress(OSError):
                 # Not the method: an SSLSocket's would pull the encryption from under the handler.
-                socket.socket.shutdown(self.transport, socket.SHUT_RDWR)
+                socket.socket.shutdown(transport, socket.SHUT_RDWR)
 
 
 class Child:
@@ -118,22 +114,15 @@ class Connections:
     """The active handlers of one server. Any thread may call; each step on a dict is atomic."""
 
     def __init__(self) -> None:
-        self._active: dict[int, Connection] = {}
+        self.active: dict[int, Connection] = {}  # by the id() of the request
         self.children: dict[int, Child] = {}
 
     def __len__(self) -> int:
-        return len(self._active) + len(self.children)
-
-    def add(self, connection: Connection) -> None:
-        self._active[id(connection.request)] = connection
+        return len(self.active) + len(self.children)
 
     def get(self, request: Any) -> Optional[Connection]:
         """Return the record of an active connection."""
-        return self._active.get(id(request))
-
-    def remove(self, request: Any) -> bool:
-        """Forget a connection; a second call for the same one is harmless and says False."""
-        return self._active.pop(id(request), None) is not None
+        return self.active.get(id(request))
 
     def counts(self) -> tuple[int, int]:
         """Return how many are active, and how many of these are idle connections."""
@@ -142,14 +131,14 @@ class Connections:
 
     def all(self) -> list[Any]:
         """Return a snapshot of the active connections and forked handlers."""
-        return [*list(self._active.values()), *list(self.children.values())]
+        return [*list(self.active.values()), *list(self.children.values())]
 
     def abandon(self) -> list[Connection]:
         """Forget the connections whose handlers did not end when they were cut."""
         left = []
-        while self._active:
+        while self.active:
             with suppress(KeyError):  # it ends right now
-                left.append(self._active.popitem()[1])
+                left.append(self.active.popitem()[1])
         return left
 
 

@@ -1,6 +1,9 @@
 """Who moves the generation on: a serving loop that is free, else a helper thread.
 
-Each serving loop calls `advance()` when it is woken. Only while none of them can (before
+Each serving loop calls `advance()` when it is woken. Where one of them is always free (its
+handlers have threads of their own, and no method of its class is overridden that might wait)
+it leads: it alone waits for signals and neighbours, so that a process with hundreds of servers
+does not wake them all. Only while none of them can (before
 the first loop, after the last, or while a server without threads runs a handler in its
 loop) a helper thread does. A process with a forking server has a free loop whenever it
 forks, so it never forks beside a helper.
@@ -52,6 +55,7 @@ class Driver:
         self.changes = object()  # another one whenever what the functions above say may differ
         self._calm: object = None  # the one of them in which nothing was pending
         self._free: set[Serving] = set()
+        self._leader: Optional[Serving] = None
         self.pid = os.getpid()  # of the process that serves; a helper runs in no other
         self._reset()
 
@@ -81,26 +85,49 @@ class Driver:
     def wake(self) -> None:
         """Have `advance()` called soon."""
         self.changes = object()
-        free = list(self._free)
-        for serving in free:
-            serving.wake()
+        free = self._wake_free()
         waiter = self._helper_waiter
         if waiter is not None:
             waiter.wake()
         if not free and self._pending():
             self._start_helper()
 
+    def _wake_free(self) -> bool:
+        """Wake who can drive; whether there is anybody."""
+        leader = self._leader
+        free = list(self._free) if leader is None else [leader]
+        for serving in free:
+            serving.wake()
+        return bool(free)
+
+    def leads(self, serving: Serving) -> bool:
+        """Whether this server's loop has to call `advance()`."""
+        return self._leader is None or self._leader is serving
+
+    def concern(self, serving: Serving) -> object:
+        """Return another object whenever what this server's loop waits for may differ."""
+        leader = self._leader
+        return self.changes if leader is None or leader is serving else leader
+
     def free(self, serving: Serving) -> None:
         """This server's loop can drive from now on."""
         self._free.add(serving)
+        if self._leader is None and serving.steady:
+            self._leader = serving
         if self._helper is not None:
             self.end_helper()
         if self.notes or self._has_to_do():
-            serving.wake()  # what came before may have woken nobody but the helper
+            # What came before may have woken nobody but the helper.
+            (self._leader or serving).wake()
 
     def busy(self, serving: Serving) -> None:
         """This server's loop runs something that may take long."""
         self._free.discard(serving)
+        if self._leader is serving:
+            # Whoever is chosen may be leaving, too: it looks after it has left, this one before.
+            while self._leader is not None and self._leader not in self._free:
+                self._leader = next((other for other in list(self._free) if other.steady), None)
+            self._wake_free()
         if not self._free and self._has_to_do():
             self._start_helper()
 
@@ -176,6 +203,7 @@ class Driver:
         """Locks may be held and threads are gone."""
         self.notes.clear()
         self._free = set()
+        self._leader = None
         self._reset()
 
 

@@ -29,7 +29,6 @@ sent to the process, which keeps it open across the exec.
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import socket
@@ -292,6 +291,8 @@ def replacement_word(descriptor: int, bridge: int, children: Iterable[int]) -> s
 
 
 def _parse(word: str) -> tuple[int, int, list[int]]:
+    import re  # late, as only a reload needs it
+
     found = re.fullmatch(r"(\d{1,7})(?::(\d{1,10}):((?:\d{1,10}(?:,\d{1,10})*)?))?", word, re.A)
     if found is None:
         raise ChannelError(f"{word[:40]!r} is not a descriptor's number")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import socketserver
-from http.server import BaseHTTPRequestHandler
+import sys
+import time
 
-from endless_py import boundary
+from endless_py import boundary, http_headers
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
 
     _at_start = True
     _reads_ahead = False
+    _standard_date = False
     _status: Optional[int] = None
     _connection_said = False
 
@@ -43,6 +45,15 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
         except TimeoutError as error:  # as BaseHTTPRequestHandler says it
             self.log_error("Request timed out: %r", error)
             return False
+
+    def date_time_string(self: Any, timestamp: Optional[float] = None) -> str:
+        """As the standard one, which most responses call; made once a second."""
+        if timestamp is not None or not self._standard_date:
+            return str(super().date_time_string(timestamp))  # type: ignore[misc]
+        serving, now = self.server._serving, int(time.time())
+        if serving.date[0] != now:
+            serving.date = now, super().date_time_string(now)  # type: ignore[misc]
+        return str(serving.date[1])
 
     def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
         self._status = code
@@ -73,14 +84,19 @@ def prepare(handler: Callable[..., Any]) -> Callable[..., Any]:
         inner = prepare(handler.func)
         return functools.partial(inner, *handler.args, **handler.keywords)
     if isinstance(handler, type):
-        # the stub has __hash__ wrong
-        if issubclass(handler, BaseHTTPRequestHandler):
-            derived: Any = boundary.derive(HTTPConnectionMixIn, handler)  # type: ignore[arg-type]
+        # It takes long to import; whoever has a handler class of its own has done that.
+        base: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
+        if issubclass(handler, base):
+            handler_class: Any = handler
+            derived: Any = boundary.derive(HTTPConnectionMixIn, handler_class)
             # One that reads requests in a way of its own may do so from the socket.
             derived._reads_ahead = (
-                handler.handle is BaseHTTPRequestHandler.handle
-                and handler.handle_one_request is BaseHTTPRequestHandler.handle_one_request
+                handler_class.handle is base.handle
+                and handler_class.handle_one_request is base.handle_one_request
             )
+            derived._standard_date = handler_class.date_time_string is base.date_time_string
+            if handler_class.parse_request is base.parse_request:
+                derived.parse_request = http_headers.with_quick_parser(base.parse_request)
             return derived  # type: ignore[no-any-return]
         if issubclass(handler, socketserver.StreamRequestHandler):
             return boundary.derive(boundary.MigratingMixIn, handler)  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
 
+_recvfrom = socket.socket.recvfrom
+_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 _ACCEPT_COPIES_O_NONBLOCK = not sys.platform.startswith("linux")
 
 
@@ -180,6 +182,7 @@ class Listener(socket.socket):
     """
 
     inheritance: Inheritance
+    _what: tuple[int, int, int]
     binding: Optional[Binding] = None
     receiver: Optional[int] = None
 
@@ -187,9 +190,11 @@ class Listener(socket.socket):
     def wrap(cls, plain: socket.socket, inheritance: Inheritance) -> Listener:
         """Turn an unbound socket into a listener, keeping its descriptor and options."""
         timeout = plain.gettimeout()
-        listener = cls(plain.family, plain.type, plain.proto, fileno=plain.detach())
+        what = plain.family, plain.type, plain.proto
+        listener = cls(*what, fileno=plain.detach())
         listener.settimeout(timeout)
         listener.inheritance = inheritance
+        listener._what = what
         return listener
 
     def bind(self, address: Any, /) -> None:
@@ -248,20 +253,26 @@ class Listener(socket.socket):
         if timeout:
             self.settimeout(0.0)
         try:
-            connection, address = super().accept()
+            descriptor, address = self._accept()  # type: ignore[attr-defined]
         finally:
             if timeout:
                 self.settimeout(timeout)
+        # As socket.accept(), which looks up what the family and the type are called each time.
+        connection = socket.socket(*self._what, fileno=descriptor)
         if _ACCEPT_COPIES_O_NONBLOCK or timeout:
             connection.settimeout(socket.getdefaulttimeout())
         return connection, address
 
-    def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
-        """As socket's; the server's own receive never waits.
+    def receive(self, size: int) -> tuple[bytes, Any]:
+        """Receive a datagram without ever waiting.
 
         O_NONBLOCK would make a handler's sendto() on the same socket fail when a
         queue is full, so the single call is told not to wait.
         """
+        return _recvfrom(self, size, _DONTWAIT)
+
+    def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
+        """As socket's; the call of a server's own get_request() never waits."""
         if self.receiver == threading.get_ident() and len(arguments) == 1:
-            return super().recvfrom(arguments[0], socket.MSG_DONTWAIT)
+            return self.receive(arguments[0])
         return super().recvfrom(*arguments)

@@ -73,6 +73,16 @@ class Waiter:
             self._poll.register(descriptor, events)
         self._known = dict(descriptors)
 
+    def add(self, descriptor: int) -> None:
+        """Wait for this one too, until it can be read."""
+        self._known[descriptor] = READ
+        self._poll.register(descriptor, READ)
+
+    def discard(self, descriptor: int) -> None:
+        """Wait for this one no more."""
+        if self._known.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
     def wait(self, timeout: Optional[float]) -> tuple[set[int], bool]:
         """Return the descriptors that are ready, and whether somebody called `wake()`.
 

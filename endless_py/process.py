@@ -53,7 +53,6 @@ from endless_py.signals import (
     Note,
     Signals,
     as_if_not_there,
-    in_handler_process,
     unblock,
 )
 from endless_py.stopping import Stopping
@@ -448,15 +447,17 @@ class Generation:
         served = self.servers.forked_for()
         self.driver.in_forked_child()
         self.askers.remote.close()
-        self.reports.let_go()
+        if self.phase is not Phase.SERVING:
+            self.reports.let_go()
         self.predecessors.let_go()
         self.succession.let_go()
         self.children.leaving = []
         if self.servers.all:  # else it becomes a daemon, and will be what is served
             self.manager.let_go()
-        # A handler and not SIG_IGN, which a program that the handler starts would inherit.
-        roles = self.signals.roles
-        self.signals.restore(None if served is None else in_handler_process(roles))
+        if served is None:
+            self.signals.restore()
+        else:
+            self.signals.in_handler_process()
         if self.terminal is not None:
             self.terminal.close()
         self.servers.let_go(served)

@@ -29,15 +29,18 @@ class Serving:
         self.connections = Connections()
         self.arrivals: deque[Traveller] = deque()  # connections to serve without an accept
         self.beacon: Optional[Beacon] = None
-        self.settled: Any = None  # see GracefulMixIn._plan()
+        self.settled: Any = None  # see AcceptLoop._plan()
         self.home: Optional[Home] = None  # where forked handlers send migrating connections
         self.migrates_to: Optional[int] = None  # this listener's number for the successor
         self.waiter: Optional[Waiter] = None
         self.binding: Optional[Binding] = None
         self.entered = False  # its loop runs
         self.ready = False  # it serves, and the predecessor knows
-        # The server's RequestHandlerClass, and what is called in its place.
+        # The server's RequestHandlerClass, and what is called in its place (None: its own way).
         self.prepared: tuple[Any, Any] = (None, None)
+        self.shutdown_requested = False
+        self.steady = False  # its loop never runs what may take long
+        self.date = 0, ""  # the time of day in seconds, and what HTTP calls it
         self.accepting = True
         self.in_accept = False
         self.closing = False

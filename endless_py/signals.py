@@ -174,14 +174,35 @@ class Signals:
             del self._late[number]
         return found
 
-    def restore(self, instead: Optional[Handler] = None) -> None:
-        """Give back what was there, or put `instead` there; not what the program has set since."""
+    def restore(self) -> None:
+        """Give back what was there, but not what the program has set since."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number, before in self._previous.items():
-            self._give_back(number, before if instead is None else instead)
+            self._give_back(number, before)
         self._previous = {}
         self._installed = False
+        self._close_waker()
+
+    def in_handler_process(self) -> None:
+        """In a forked handler of requests signals mean something else from now on.
+
+        The handlers stay: each signal() would cost it pages of memory, and SIG_IGN would be
+        inherited by a program that it starts.
+        """
+        self._handler = self._end_handler
+        self._taken.clear()
+        self._close_waker()
+
+    def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:
+        """It finishes its response; a second order to end, or the hammer, ends it."""
+        role = self.roles.get(number)
+        if role == HAMMER:
+            os._exit(1)
+        if role == STOP:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _close_waker(self) -> None:
         if self._waker is not None:
             now = signal.set_wakeup_fd(-1)
             if now not in (-1, self._waker.sender()):
@@ -196,21 +217,6 @@ def as_if_not_there(number: int, frame: Optional[FrameType]) -> None:
         signal.default_int_handler(number, frame)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-
-
-def in_handler_process(roles: dict[int, str]) -> Handler:
-    """Return a handler for a forked handler of requests.
-
-    It finishes its response; a second order to end, or the hammer, ends it.
-    """
-
-    def handle(number: int, frame: Optional[FrameType]) -> None:
-        if roles.get(number) == HAMMER:
-            os._exit(1)
-        if roles.get(number) == STOP:
-            signal.signal(number, signal.SIG_DFL)
-
-    return handle
 
 
 def block(numbers: Iterable[int]) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-import base64
+import binascii
 import socket
 from contextlib import suppress
 
@@ -37,7 +37,7 @@ class Traveller:
     def to_json(self) -> dict[str, Any]:
         return {
             "address": address_to_json(self.client_address),
-            "state": base64.b64encode(self.state).decode(),
+            "state": binascii.b2a_base64(self.state, newline=False).decode(),
             "timeout": self.socket.gettimeout(),
         }
 
@@ -45,7 +45,7 @@ class Traveller:
     def from_json(cls, body: dict[str, Any], descriptor: int) -> Traveller:
         """Raises KeyError, OSError, TypeError or ValueError; the descriptor stays the caller's."""
         address = address_from_json(body["address"])
-        state = base64.b64decode(body["state"])
+        state = binascii.a2b_base64(body["state"])
         timeout = None if body["timeout"] is None else float(body["timeout"])
         if timeout is not None and not 0 <= timeout < _LONGEST_TIMEOUT:
             raise ValueError(f"{timeout} is no time-out")

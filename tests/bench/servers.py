@@ -1,7 +1,10 @@
 """servers.py LIBRARY CLASS [PORT [COUNT]]: the server that is measured.
 
 LIBRARY is `standard` or `endless_py`; the program is the same but for its import. `nodelay` is
-the standard one with TCP_NODELAY. It writes `port N` once it listens. COUNT servers (default 1)
+the standard one with TCP_NODELAY; `counting` the standard one with the least that tells which
+handlers are active, until when, without polling: an entry in a dict for each, and a pipe for each
+forked one; `imported` the standard one in a program that has imported endless_py, and no more. It
+writes `port N` once it listens. COUNT servers (default 1)
 are served, each but the last by a thread of its own; the last one on PORT (default 0, any). With
 COUNT 0 the program ends when its first connection has ended.
 
@@ -10,9 +13,11 @@ for its body. The others echo a line or a datagram.
 """
 
 import os
+import select
 import socket
 import sys
 import threading
+import time
 
 library, name = sys.argv[1:3]
 port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
@@ -27,6 +32,9 @@ elif HTTP:
     from endless_py.http import server as module
 else:
     from endless_py import socketserver as module
+
+if library == "imported":
+    import endless_py  # noqa: F401
 
 kept = []
 
@@ -68,10 +76,48 @@ else:
             self.wfile.write(self.rfile.readline())
 
 
-servers = [getattr(module, name)(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
+class Counting:
+    """The floor of echoes."""
+
+    def __init__(self, *arguments):
+        self.handlers, self.pipes = {}, {}
+        super().__init__(*arguments)
+
+    def serve_forever(self):
+        self.poll = select.poll()
+        self.poll.register(self, select.POLLIN)
+        while True:
+            for descriptor, _ in self.poll.poll():
+                if descriptor == self.fileno():
+                    self._handle_request_noblock()
+                else:
+                    self.poll.unregister(descriptor)
+                    os.close(descriptor)
+                    os.waitpid(self.pipes.pop(descriptor), 0)
+
+    def process_request(self, request, client_address):
+        if hasattr(self, "active_children"):
+            ours, its = os.pipe()
+            super().process_request(request, client_address)
+            os.close(its)
+            self.pipes[ours] = self.active_children.pop()
+            self.poll.register(ours, select.POLLIN)
+        else:
+            self.handlers[id(request)] = client_address, time.monotonic()
+            super().process_request(request, client_address)
+
+    def close_request(self, request):
+        super().close_request(request)
+        self.handlers.pop(id(request), None)
+
+
+Class = getattr(module, name)
+if library == "counting":
+    Class = type(name, (Counting, Class), {})
+servers = [Class(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()
-with getattr(module, name)(("127.0.0.1", port), Handler) as server:
+with Class(("127.0.0.1", port), Handler) as server:
     if library == "nodelay":
         server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     os.write(1, b"port %d\n" % server.server_address[1])  # in one piece, among the log's lines

@@ -112,18 +112,28 @@ def connections(settings: Settings) -> list[Row]:
 
 
 def echo(settings: Settings) -> list[Row]:
-    """Lines and datagrams that come back, four under way; a connection for each line."""
+    """Lines and datagrams that come back, four under way; a connection for each line.
+
+    The floor is the standard class that merely knows which handlers are active.
+    """
     rows = []
     for name in ECHOES:
         kind = "udp" if "UDP" in name else "tcp"
         seconds = 1.0 if not settings.quick else 0.1
         with contextlib.ExitStack() as stack:
             loads = []
-            for library in (OURS, STANDARD):
+            libraries = [OURS, STANDARD, "counting", *["imported"] * name.startswith("Forking")]
+            for library in libraries:
                 program, port = stack.enter_context(server(settings, library, name))
                 rate = partial(run_client, settings, kind, port, seconds)
                 loads.append(_Load(program.pid, seconds, rate))
-            found = turns(settings.pick(5, 1), *loads)
-        rows.append(ratio_row(f"echoes/s, {name}", "standard class", *found, 1.1))
-        rows.append(_cost_row(f"echoes/s, {name}", *loads))
+            ours, standard, floor, *imported = turns(settings.pick(5, 1), *loads)
+        what = f"echoes/s, {name}"
+        rows.append(ratio_row(what, "standard class", ours, standard, 1.1))
+        rows.append(ratio_row(f"{what}; the floor", "standard class", floor, standard, None))
+        if imported:
+            more = f"{what}; the standard class with endless_py imported"
+            rows.append(ratio_row(more, "standard class", imported[0], standard, None))
+        rows.append(_cost_row(what, loads[0], loads[1]))
+        rows.append(_cost_row(f"{what}; the floor", loads[2], loads[1]))
     return rows
