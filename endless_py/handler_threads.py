@@ -68,6 +68,9 @@ def start(server: Any, request: Any, client_address: Any) -> None:
     )
     server._threads.append(thread)
     thread.start()
+    connection = server._serving.connections.get(request)
+    if connection is not None and connection.arrived_with is not None:
+        thread.wait_running()  # hundreds migrate at once; as many new threads starve the loop
 
 
 def wait_running() -> None:
