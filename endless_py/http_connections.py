@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import socketserver
 import sys
-import time
 
-from endless_py import boundary, http_headers
+from endless_py import boundary
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
 
     _at_start = True
     _reads_ahead = False
-    _standard_date = False
     _status: Optional[int] = None
     _connection_said = False
 
@@ -45,15 +43,6 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
         except TimeoutError as error:  # as BaseHTTPRequestHandler says it
             self.log_error("Request timed out: %r", error)
             return False
-
-    def date_time_string(self: Any, timestamp: Optional[float] = None) -> str:
-        """As the standard one, which most responses call; made once a second."""
-        if timestamp is not None or not self._standard_date:
-            return str(super().date_time_string(timestamp))  # type: ignore[misc]
-        serving, now = self.server._serving, int(time.time())
-        if serving.date[0] != now:
-            serving.date = now, super().date_time_string(now)  # type: ignore[misc]
-        return str(serving.date[1])
 
     def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
         self._status = code
@@ -94,9 +83,6 @@ def prepare(handler: Callable[..., Any]) -> Callable[..., Any]:
                 handler_class.handle is base.handle
                 and handler_class.handle_one_request is base.handle_one_request
             )
-            derived._standard_date = handler_class.date_time_string is base.date_time_string
-            if handler_class.parse_request is base.parse_request:
-                derived.parse_request = http_headers.with_quick_parser(base.parse_request)
             return derived  # type: ignore[no-any-return]
         if issubclass(handler, socketserver.StreamRequestHandler):
             return boundary.derive(boundary.MigratingMixIn, handler)  # type: ignore[arg-type]

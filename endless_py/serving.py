@@ -40,7 +40,6 @@ class Serving:
         self.prepared: tuple[Any, Any] = (None, None)
         self.shutdown_requested = False
         self.steady = False  # its loop never runs what may take long
-        self.date = 0, ""  # the time of day in seconds, and what HTTP calls it
         self.accepting = True
         self.in_accept = False
         self.closing = False
