@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 _Threads: Any = getattr(socketserver, "_Threads", None)
+# What HandlerThread changes is the library's own affair: where it is not there any more, the
+# library's threads are used.
+_CAN_START_ALONE = _Threads is not None and isinstance(
+    getattr(threading.Thread(name="never started"), "_started", None), threading.Event
+)
 
 
 class _Running(threading.Event):
@@ -58,7 +63,7 @@ def start(server: Any, request: Any, client_address: Any) -> None:
     plain = (
         getattr(process_request, "__func__", None) is socketserver.ThreadingMixIn.process_request
     )
-    if not plain or _Threads is None:
+    if not (plain and _CAN_START_ALONE):
         process_request(request, client_address)
         return
     if server.block_on_close:
