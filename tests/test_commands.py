@@ -448,7 +448,7 @@ def test_wrong_arguments(words):
 
 
 AS_NOBODY = """
-import os, socket, sys
+import os, shutil, socket, sys  # what is imported late: nobody may not read where it is
 from endless_py import asking, commands
 pid = int(sys.argv[1])
 address = asking.addresses(pid)[0]

@@ -188,18 +188,18 @@ DIES_AT_THE_HAMMER = """
 import select
 from endless_py import drain, process
 ThreadingHTTPServer.drain_timeout = 0.2
-plain = drain.check
-def check(serving, say):
+plain = drain._check
+def check(serving, life):
     hammer = serving.drain_deadline is not None and time.monotonic() >= serving.drain_deadline
-    plain(serving, say)
+    plain(serving, life)
     if hammer and process.current.number == 0:
-        os.kill(process.current.successor.pid, signal.SIGKILL)
+        os.kill(process.current.succession.successor.pid, signal.SIGKILL)
         end = select.poll()
-        end.register(process.current.successor.channel.fileno(), 0)
+        end.register(process.current.succession.successor.channel.fileno(), 0)
         end.poll()
         while len(serving.connections):  # what was cut ends in the meantime
             time.sleep(0.01)
-drain.check = check
+drain._check = check
 """
 
 

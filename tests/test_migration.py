@@ -532,7 +532,7 @@ def test_what_is_let_go_still_reaches_a_receiver_that_reads_late():
     while not left.sending:
         left.send({"type": "reload"})
     migration.add(SimpleNamespace(migrates_to=0), Traveller(served, "", b""))
-    migration.send(left)
+    migration.step(left)
     left.send({"type": "replace"})
     assert migration.let_go() == 1
     assert len(migration) == 0
