@@ -53,7 +53,9 @@ def connections(pid: int, port: int) -> set[int]:
         with contextlib.suppress(OSError):
             inodes.add(os.readlink(descriptor.path))
     found = set()
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+    # The table is read in pieces; what moves in it meanwhile may be missing from one reading.
+    lines = [s for _ in range(3) for s in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    for line in lines:
         words = line.split()
         local, remote = (int(words[i].partition(":")[2], 16) for i in (1, 2))
         if local == port and f"socket:[{words[9]}]" in inodes:
