@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 
-from endless_py import forked_handlers, handler_threads, log, needs, process
+from endless_py import forked_handlers, log, needs, process
 from endless_py.connections import Connection
 from endless_py.drain import HandlerCut, say_address
 from endless_py.listeners import Binding, Listener
@@ -73,7 +73,7 @@ class AcceptLoop:
         if self._forks:
             self._process = forked_handlers.fork
         elif self._threads:
-            self._process = handler_threads.start
+            self._process = _process_request
         plain = all(getattr(type(server), name, None) is m for name, m in _PLAIN_METHODS.items())
         self._serving.steady = plain and self._threads and self._most > 1
         self._busy = False  # an inline handler has run in this turn
@@ -103,8 +103,6 @@ class AcceptLoop:
         finally:
             current.leave(serving, finished)
             serving.loop_thread = None
-            if self._threads:
-                handler_threads.wait_running()
 
     def _prepare_listener(self) -> None:
         """The listener is shared with another generation, so nothing may wait on it."""
@@ -362,3 +360,7 @@ class AcceptLoop:
                 log.ERROR,
                 f"cannot accept on {serving}: {error.strerror}; clients wait until there is room",
             )
+
+
+def _process_request(server: Any, request: Any, client_address: Any) -> None:
+    server.process_request(request, client_address)

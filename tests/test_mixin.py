@@ -1,63 +1,12 @@
-"""Handlers' threads start unwaited for, and are otherwise what socketserver's are."""
+"""What a server class and its subclasses override is called, as socketserver would."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
 import pytest
 from harness import TIMEOUT, environment
-
-from endless_py.handler_threads import HandlerThread, wait_running
-
-
-def held_back(monkeypatch):
-    """A thread that has been started and does not run before the event is set."""
-    let_go, ended = threading.Event(), []
-    bootstrap = HandlerThread._bootstrap
-
-    def late(self):
-        let_go.wait(TIMEOUT)
-        bootstrap(self)
-
-    monkeypatch.setattr(HandlerThread, "_bootstrap", late)
-    thread = HandlerThread(lambda: ended.append(threading.current_thread()), (), False)
-    thread.start()  # returns
-    return thread, let_go, ended
-
-
-def test_a_thread_that_does_not_run_yet_is_alive_and_can_be_joined(monkeypatch):
-    thread, let_go, ended = held_back(monkeypatch)
-    assert thread.is_alive()
-    assert thread in threading.enumerate()
-    thread.join(0.01)
-    assert thread.is_alive()
-    assert not ended
-    let_go.set()
-    thread.join()
-    assert ended == [thread]
-    assert not thread.is_alive()
-
-
-def test_the_end_of_a_loop_waits_until_its_threads_run(monkeypatch):
-    thread, let_go, _ = held_back(monkeypatch)
-    waiting = threading.Thread(target=wait_running)
-    waiting.start()
-    waiting.join(0.05)
-    assert waiting.is_alive()
-    let_go.set()
-    waiting.join()
-    assert thread.ident is not None
-    thread.join()
-
-
-def test_one_that_was_never_started_says_so():
-    thread = HandlerThread(print, (), True)
-    assert not thread.is_alive()
-    with pytest.raises(RuntimeError):
-        thread.join()
-
 
 SERVER = """
 import socket, threading, time
@@ -143,7 +92,7 @@ class Server(GracefulMixIn, Theirs): pass
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_they_are_socketservers(case):
+def test_a_threading_server_is_socketservers(case):
     classes, before, after = CASES[case]
     code = SERVER.format(classes=classes, before=before, after=after)
     done = subprocess.run(
