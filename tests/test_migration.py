@@ -127,7 +127,7 @@ def test_two_thousand_idle_connections_migrate_in_one_reload():
         begun = time.monotonic()
         pid = program.reload(2, pid)
         ready = time.monotonic()
-        program.wait_alone(pid)
+        program.wait_alone(pid, 4 * TIMEOUT)  # seconds where nothing else runs
         gone = time.monotonic()
         print(
             f"\n{count} idle connections: ready after {ready - begun:.2f} s, all migrated and "
