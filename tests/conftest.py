@@ -1,6 +1,7 @@
 """Lets the tests import their harness by name, however pytest was started."""
 
 import compileall
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,12 @@ sys.path.insert(0, str(HERE))
 
 
 def pytest_configure(config):
-    """Compile the package once, as an installation does: the tests start it thousands of times."""
+    """Compile the package once, as an installation does: the tests start it thousands of times.
+
+    And let what they start see the signals that a shell ignores for what runs in its background.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(str(HERE.parent / "endless_py"), quiet=2)
