@@ -93,7 +93,7 @@ def test_a_hup_handler_of_the_programs_own_stays_and_can_reload(tmp_path):
         pid = program.wait_serving()
         program.wait("the program has a SIGHUP handler of its own, which stays")
         new = program.reload(1, pid)
-        program.wait("^own$")
+        program.wait("^own")
         program.wait_alone(new)
         program.stop(new)
 
@@ -103,7 +103,7 @@ def test_a_term_handler_of_the_programs_own_stays(tmp_path):
     with custom(tmp_path, code) as program:
         pid = program.wait_serving()
         os.kill(pid, TERM)
-        program.wait("^own end$")
+        program.wait("own end")
         assert program.process.wait(TIMEOUT) == 1
 
 
