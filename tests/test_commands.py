@@ -163,15 +163,17 @@ def test_those_asked_for_during_a_reload_follow_it(folder):
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
         gate = folder / "imported"
-        os.mkfifo(gate)
-        processes = [start_command("reload", pid)]
-        program.wait("started generation 1")
-        processes += [start_command("reload", pid) for _ in range(2)]
-        until(lambda: conversations(pid) == 3)
-        with gate.open("w"):
-            (folder / "version").write_text("two")
-            gate.unlink()
-        results = [finish(process) for process in processes]
+        with active(program, folder) as answers:  # the asked process lives until all are answered
+            os.mkfifo(gate)
+            processes = [start_command("reload", pid)]
+            program.wait("started generation 1")
+            processes += [start_command("reload", pid) for _ in range(2)]
+            until(lambda: conversations(pid) == 3)
+            with gate.open("w"):
+                (folder / "version").write_text("two")
+                gate.unlink()
+            results = [finish(process) for process in processes]
+        assert answers == ["one end"]
         assert [(status, errors) for status, _, errors in results] == [(0, "")] * 3
         assert results[0][1].startswith("reloaded: generation 1 serves")
         for _, output, _ in results[1:]:
