@@ -3,10 +3,11 @@
 Each serving loop calls `advance()` when it is woken. Where one of them is always free (its
 handlers have threads of their own, and no method of its class is overridden that might wait)
 it leads: it alone waits for signals and neighbours, so that a process with hundreds of servers
-does not wake them all. Only while none of them can (before
-the first loop, after the last, or while a server without threads runs a handler in its
-loop) a helper thread does. A process with a forking server has a free loop whenever it
-forks, so it never forks beside a helper.
+does not wake them all.
+
+Only while none of them can (before the first loop, after the last, or while a server without
+threads runs a handler in its loop) a helper thread does. A process with a forking server has a
+free loop whenever it forks, so it never forks beside a helper.
 
 Locks: `_helper_lock`, then `lock`. A signal handler takes none but the first, and
 that one without waiting.

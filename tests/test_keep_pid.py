@@ -161,6 +161,16 @@ def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
         program.stop(pid)
 
 
+def reload_during_the_drain(program, folder, answers):
+    """HUP twice, the second time while a request keeps the pid draining: that is the bridge's."""
+    pid = program.wait_serving()
+    thread = active_request(folder, program.port, answers)
+    os.kill(pid, signal.SIGHUP)
+    program.wait("accepts no more")
+    os.kill(pid, signal.SIGHUP)
+    return pid, thread
+
+
 PID_FILE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / 'pid'\n"
 
 
@@ -169,11 +179,7 @@ def test_a_bridge_is_reloaded_while_the_pid_file_has_the_kept_pid(folder):
     (folder / "start").write_text(PID_FILE)
     answers: list[str] = []
     with Program("kept.py", folder) as program:
-        pid = program.wait_serving()
-        thread = active_request(folder, program.port, answers)
-        os.kill(pid, signal.SIGHUP)
-        program.wait("accepts no more")
-        os.kill(pid, signal.SIGHUP)
+        pid, thread = reload_during_the_drain(program, folder, answers)
         program.wait(r"generation 2 \(bridge\): serves|PidFileError")
         (folder / "go").touch()
         thread.join(TIMEOUT)
@@ -195,11 +201,7 @@ def test_a_bridge_whose_own_reload_fails_hands_back(folder):
     os.mkfifo(folder / "gate")
     answers: list[str] = []
     with Program("kept.py", folder) as program:
-        pid = program.wait_serving()
-        thread = active_request(folder, program.port, answers)
-        os.kill(pid, signal.SIGHUP)
-        program.wait("accepts no more")
-        os.kill(pid, signal.SIGHUP)
+        pid, thread = reload_during_the_drain(program, folder, answers)
         with open(folder / "gate", "w"):
             (folder / "go").touch()
             thread.join(TIMEOUT)
