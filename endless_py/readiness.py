@@ -46,7 +46,7 @@ class Readiness:
     def call(self) -> None:
         """The program says it, for every server whose loop does not."""
         self._called = True
-        self.say([s for s in self._servers.all if not s.ready and (s.entered or not s.own_loop)])
+        self.say([s for s in self._servers.all if s.entered or not s.own_loop])
 
     def say(self, servings: list[Serving]) -> None:
         """Say it for these; raises what a check of the program's raises, and PidFileError."""
