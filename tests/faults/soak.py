@@ -75,8 +75,9 @@ class Soak:
         self.memory: list[int] = []  # KiB; first and last generation
         self.excused = 0
         self.left = 0
-        # A client's port: between which moments the one who had its connection was killed.
-        self._killed: dict[int, tuple[float, float]] = {}
+        # A client's port (in so many connections one comes again): between which moments the
+        # process that had its connection was killed.
+        self._killed: dict[int, list[tuple[float, float]]] = {}
         self._seen: set[int] = set()
         self._striker = Striker(folder, stopped=0.3, full=0.2, limited=0.3, slow=0.3)
         self._settings(False, DRAIN)
@@ -212,7 +213,8 @@ class Soak:
     # -- what came of it --------------------------------------------------
 
     def _note_killed(self, ports: set[int], since: float) -> None:
-        self._killed.update(dict.fromkeys(ports, (since, time.monotonic())))
+        for port in ports:
+            self._killed.setdefault(port, []).append((since, time.monotonic()))
 
     def _look(self, state: dict) -> None:
         pid = state["pid"]
@@ -231,8 +233,8 @@ class Soak:
         lost = list(self.clients.lost)
         found = []
         for loss in lost:
-            since, until = self._killed.get(loss.port, (0, -1))
-            if loss.when < since or loss.opened > until:
+            killed = self._killed.get(loss.port, ())
+            if not any(since <= loss.when and loss.opened <= until for since, until in killed):
                 found.append(loss)
         self.excused = len(lost) - len(found)
         return found

@@ -55,13 +55,20 @@ def loss(port, opened, when):
 
 
 def test_only_what_a_killed_process_had_may_be_lost(soak):
-    soak._killed = {7: (10.0, 11.0)}
+    soak._killed = {7: [(10.0, 11.0)]}
     soak.clients.lost = [loss(7, 9.0, 10.5), loss(7, 10.2, 12.0)]
     assert soak._lost() == []
     assert soak.excused == 2
     wrong = [loss(8, 9.0, 10.5), loss(0, 9.0, 10.5), loss(7, 11.5, 12.0), loss(7, 1.0, 9.5)]
     soak.clients.lost += wrong
     assert soak._lost() == wrong
+
+
+def test_a_port_that_comes_again_excuses_what_was_lost_before_as_well(soak):
+    soak._killed = {7: [(10.0, 11.0)]}
+    soak.clients.lost = [loss(7, 9.0, 10.5)]
+    soak._note_killed({7}, 20.0)
+    assert soak._lost() == []
 
 
 def test_what_is_lost_makes_the_run_a_failure(tmp_path):
