@@ -58,7 +58,8 @@ def connections(pid: int, port: int) -> set[int]:
     for line in lines:
         words = line.split()
         local, remote = (int(words[i].partition(":")[2], 16) for i in (1, 2))
-        if local == port and f"socket:[{words[9]}]" in inodes:
+        # The listener's own line has no client: 0.
+        if local == port and remote and f"socket:[{words[9]}]" in inodes:
             found.add(remote)
     return found
 
