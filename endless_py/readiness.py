@@ -6,6 +6,7 @@ import os
 
 from endless_py import faults, hooks, log
 from endless_py.estate import Estate
+from endless_py.handoff import Predecessor
 from endless_py.hooks import Hooks
 from endless_py.life import Life
 from endless_py.manager import Manager
@@ -14,6 +15,10 @@ from endless_py.predecessors import Predecessors
 from endless_py.servers import Servers
 from endless_py.serving import Serving
 from endless_py.signals import RELOAD, STOP, Signals
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Optional
 
 
 class Readiness:
@@ -66,7 +71,7 @@ class Readiness:
             if parent is not None:
                 index = serving.binding.index if serving.binding is not None else None
                 faults.at("ready")
-                parent.say("ready", index=index)
+                self._tell(parent, "ready", index)
         with life.driver.lock:
             if self._manager.serves(strict=life.number == 0):
                 self._estate.say_unused()
@@ -88,5 +93,10 @@ class Readiness:
         """Tell the predecessor that this server has bound one of its listeners."""
         parent, binding = self._predecessors.living_parent(), serving.binding
         if parent is not None and binding is not None and binding.index is not None:
-            parent.say("adopted", index=binding.index)
+            self._tell(parent, "adopted", binding.index)
             faults.at("adopted")
+
+    def _tell(self, parent: Predecessor, word: str, index: Optional[int]) -> None:
+        parent.say(word, index=index)
+        if parent.channel.sending:  # whoever drives has to watch for room in it
+            self._life.driver.wake()

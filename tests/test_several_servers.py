@@ -124,3 +124,48 @@ def test_a_stale_path_is_taken_over_and_an_answering_one_is_a_clear_error(tmp_pa
         assert ask(socket.AF_UNIX, path)["pid"] == pid
         program.stop(pid)
     assert not os.path.exists(path)
+
+
+FULL = """
+from endless_py import process
+
+servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
+first = threading.Thread(target=servers[0].serve_forever, daemon=True)
+
+
+def fill():
+    \"\"\"Let the predecessor go on when the word that the second server is ready waits.\"\"\"
+    parent = process.current.predecessors.parent
+    os.kill(parent.pid, signal.SIGSTOP)
+    while "T" not in pathlib.Path(f"/proc/{parent.pid}/stat").read_text().split()[2]:
+        time.sleep(0.001)
+    while not parent.channel.sending:
+        parent.say("taken", ids=[])
+    full = len(parent.channel._outgoing)
+
+    def go_on():
+        while len(parent.channel._outgoing) == full:
+            time.sleep(0.001)
+        os.kill(parent.pid, signal.SIGCONT)
+
+    threading.Thread(target=go_on).start()
+
+
+with servers[1]:
+    first.start()
+    if endless_py.generation():
+        while not servers[0]._serving.ready:
+            time.sleep(0.001)
+        fill()
+    servers[1].serve_forever()
+"""
+
+
+def test_a_word_that_waits_for_room_is_sent_by_the_loop_that_leads(tmp_path):
+    (tmp_path / "code").write_text(FULL)
+    with Program("custom.py", tmp_path) as program:
+        os.kill(program.wait_serving(0, 2), signal.SIGHUP)
+        program.wait("is ready after")
+        new = program.wait_serving(1, 2)
+        program.wait_alone(new)
+        program.stop(new)
