@@ -21,6 +21,8 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
+    from endless_py.handler_threads import HandlerThreads
+
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NO_ROOM_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
@@ -75,6 +77,9 @@ class AcceptLoop:
         elif self._threads:
             self._process = _process_request
         plain = all(getattr(type(server), name, None) is m for name, m in _PLAIN_METHODS.items())
+        self._reused: Optional[HandlerThreads] = None
+        if server.reuse_threads and self._threads and not once:
+            self._reused = self._reuse_threads()
         self._serving.steady = plain and self._threads and self._most > 1
         self._busy = False  # an inline handler has run in this turn
 
@@ -88,6 +93,8 @@ class AcceptLoop:
         serving.loop_thread = threading.get_ident()
         serving.settled = None
         finished = True
+        if self._reused is not None:
+            self._reused.begin()
         try:
             current.enter(serving)
             while not serving.shutdown_requested or self._once:
@@ -103,6 +110,8 @@ class AcceptLoop:
         finally:
             current.leave(serving, finished)
             serving.loop_thread = None
+            if self._reused is not None:
+                self._reused.end()
 
     def _prepare_listener(self) -> None:
         """The listener is shared with another generation, so nothing may wait on it."""
@@ -117,6 +126,22 @@ class AcceptLoop:
             process.current.add(serving)
         if server.socket.type == socket.SOCK_STREAM:
             os.set_blocking(server.fileno(), False)
+
+    def _reuse_threads(self) -> Optional[HandlerThreads]:
+        """Have connections served by threads that have served others before, where that works."""
+        from endless_py.handler_threads import HandlerThreads  # late: few servers want it
+
+        process_request = "process_request"
+        if getattr(type(self._server), process_request) is not _PLAIN_METHODS[process_request]:
+            process.current.log(
+                log.WARNING,
+                f"{self._serving} starts a thread for each connection in spite of reuse_threads: "
+                f"its class has a {process_request}() of its own",
+            )
+            return None
+        reused = HandlerThreads(self._server)
+        self._process = reused.process
+        return reused
 
     # -- waiting ----------------------------------------------------------
 

@@ -55,6 +55,11 @@ class GracefulMixIn:
                         is idle too: set the handler's `timeout` along with it. Each generation
                         counts its own, and connections that migrate to it are served at once,
                         beyond the bound where need be; default None, no bound
+    reuse_threads       whether a threading server's thread serves another connection when it has
+                        served one, which is faster; what a handler keeps in a threading.local
+                        is then still there. A thread ends after 10 seconds without one. A class
+                        with a process_request() of its own gets a thread for each connection all
+                        the same; default false
     ready_on_serve      whether entering serve_forever() says ready; with False the program calls
                         endless_py.ready() when it has warmed up, and accepts nothing until
                         then; default true
@@ -69,6 +74,7 @@ class GracefulMixIn:
     keep_pid: keep_pid.Setting = "auto"
     tcp_nodelay = True
     max_handlers: Optional[int] = None
+    reuse_threads = False
     ready_on_serve = True
     pid_file: Union[str, os.PathLike[str], None] = None
 

@@ -1,6 +1,7 @@
 """servers.py LIBRARY CLASS [PORT [COUNT]]: the server that is measured.
 
-LIBRARY is `standard` or `endless_py`; the program is the same but for its import. `nodelay` is
+LIBRARY is `standard` or `endless_py`; the program is the same but for its import. `reusing` is
+endless_py with reuse_threads; `nodelay` is
 the standard one with TCP_NODELAY; `counting` the standard one with the least that tells which
 handlers are active, until when, without polling: an entry in a dict for each, and a pipe for each
 forked one; `imported` the standard one in a program that has imported endless_py, and no more. It
@@ -23,7 +24,7 @@ library, name = sys.argv[1:3]
 port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
 count = int(sys.argv[4]) if len(sys.argv) > 4 else 1
 HTTP = name.endswith("HTTPServer")
-if library != "endless_py":
+if library not in ("endless_py", "reusing"):
     if HTTP:
         import http.server as module
     else:
@@ -114,6 +115,8 @@ class Counting:
 Class = getattr(module, name)
 if library == "counting":
     Class = type(name, (Counting, Class), {})
+elif library == "reusing":
+    Class.reuse_threads = True
 servers = [Class(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -80,24 +80,31 @@ def _requests(
             return _Load(program.pid, seconds, partial(wrk, port, seconds, *more))
 
         missing: Optional[NotMeasured] = None
-        loads = [load(OURS), load(STANDARD), load("nodelay")]
+        loads = [load(OURS), load(STANDARD), load("nodelay"), load("reusing")]
         measures: list[Callable[[], float]] = [*loads]
         try:
             port = stack.enter_context(gunicorn(settings))
             measures.append(partial(wrk, port, seconds, *more))
         except NotMeasured as error:
             missing = error
-        found = turns(settings.pick(5, 1), *measures)
+        ours, standard, floor, reusing, *peer = turns(settings.pick(5, 1), *measures)
     rows = [
-        ratio_row(what, "standard class", found[0], found[1], least),
-        ratio_row(f"{what}; the floor", "standard class", found[2], found[1], None),
+        ratio_row(what, "standard class", ours, standard, least),
+        ratio_row(f"{what}; reuse_threads", "standard class", reusing, standard, least),
+        ratio_row(f"{what}; the floor", "standard class", floor, standard, None),
         _cost_row(what, loads[0], loads[1]),
+        _cost_row(f"{what}; reuse_threads", loads[3], loads[1]),
         _cost_row(f"{what}; the floor", loads[2], loads[1]),
     ]
     against = "gunicorn, gthread, 16 threads"
     if missing is not None:
         return [*rows, Row(what, against, f"at least {least_gunicorn:g} x", f"{missing}", "")]
-    return [*rows, ratio_row(what, against, found[0], found[3], least_gunicorn)]
+    return [
+        *rows,
+        ratio_row(what, against, ours, peer[0], least_gunicorn),
+        ratio_row(f"{what}; reuse_threads", against, reusing, peer[0], least_gunicorn),
+        ratio_row(f"{what}; the floor", against, floor, peer[0], None),
+    ]
 
 
 def keepalive(settings: Settings) -> list[Row]:
@@ -106,7 +113,7 @@ def keepalive(settings: Settings) -> list[Row]:
 
 
 def connections(settings: Settings) -> list[Row]:
-    """Requests on a connection each, 16 at a time."""
+    """Requests on a connection each, 16 at a time; the floor is the same."""
     what = "requests/s, a connection each, wrk -c16"
     return _requests(settings, what, 1.2, 1.1, "-H", "Connection: close")
 
@@ -122,18 +129,23 @@ def echo(settings: Settings) -> list[Row]:
         seconds = 1.0 if not settings.quick else 0.1
         with contextlib.ExitStack() as stack:
             loads = []
-            libraries = [OURS, STANDARD, "counting", *["imported"] * name.startswith("Forking")]
+            kinds = {"Forking": "imported", "Threading": "reusing"}
+            more = [kinds[prefix] for prefix in kinds if name.startswith(prefix)]
+            libraries = [OURS, STANDARD, "counting", *more]
             for library in libraries:
                 program, port = stack.enter_context(server(settings, library, name))
                 rate = partial(run_client, settings, kind, port, seconds)
                 loads.append(_Load(program.pid, seconds, rate))
-            ours, standard, floor, *imported = turns(settings.pick(5, 1), *loads)
+            ours, standard, floor, *others = turns(settings.pick(5, 1), *loads)
         what = f"echoes/s, {name}"
         rows.append(ratio_row(what, "standard class", ours, standard, 1.1))
         rows.append(ratio_row(f"{what}; the floor", "standard class", floor, standard, None))
-        if imported:
-            more = f"{what}; the standard class with endless_py imported"
-            rows.append(ratio_row(more, "standard class", imported[0], standard, None))
+        if name.startswith("Forking"):
+            imported = f"{what}; the standard class with endless_py imported"
+            rows.append(ratio_row(imported, "standard class", others[0], standard, None))
+        elif name.startswith("Threading"):
+            reusing = f"{what}; reuse_threads"
+            rows.append(ratio_row(reusing, "standard class", others[0], standard, 1.1))
         rows.append(_cost_row(what, loads[0], loads[1]))
         rows.append(_cost_row(f"{what}; the floor", loads[2], loads[1]))
     return rows
