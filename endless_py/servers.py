@@ -144,6 +144,8 @@ class Servers:
             if serving.beacon is not None:
                 serving.beacon = Beacon()
             serving.drain_deadline = serving.abandon_at = None
+            serving.cut = False
+            serving.queue_served = serving.queue_served and serving.closing
 
     def accept_again(self) -> None:
         """Take back what a successor had taken over."""

@@ -188,11 +188,13 @@ DIES_AT_THE_HAMMER = """
 import select
 from endless_py import drain, process
 ThreadingHTTPServer.drain_timeout = 0.2
-plain = drain._check
+plain, killed = drain._check, []
 def check(serving, life):
     hammer = serving.drain_deadline is not None and time.monotonic() >= serving.drain_deadline
     plain(serving, life)
-    if hammer and process.current.number == 0:
+    if hammer and process.current.number == 0 and not killed:
+        killed.append(True)
+        ThreadingHTTPServer.drain_timeout = 60
         os.kill(process.current.succession.successor.pid, signal.SIGKILL)
         end = select.poll()
         end.register(process.current.succession.successor.channel.fileno(), 0)
@@ -216,6 +218,14 @@ def test_a_successor_that_dies_at_the_very_end_of_the_drain_is_noticed(tmp_path)
         (tmp_path / "go").touch()
         program.wait("died without a word.*accepts again|drained")
         program.wait_alone(pid)
-        assert get(program.port).startswith("0 ")
         held.close()
-        program.stop(pid)
+        # The next drain has all its time again.
+        held.request("GET", "/")
+        assert held.getresponse().read().startswith(b"0 ")
+        new = program.reload(1, pid, 2)
+        program.wait_alone(new)
+        held.request("GET", "/")
+        assert held.getresponse().read().startswith(b"1 ")
+        assert "idle connections are left" not in program.text
+        held.close()
+        program.stop(new)
