@@ -20,7 +20,7 @@ import pytest
 from harness import TIMEOUT, Program, environment
 
 HERE = Path(__file__).resolve().parent
-STANDARD, OURS = "standard", "endless_py"
+STANDARD, OURS, MINIMAL = "standard", "endless_py", "minimal"
 
 
 class Row(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Callable, Tuple
 
 from harness import TIMEOUT
 from measure import (
+    MINIMAL,
     OURS,
     STANDARD,
     Row,
@@ -39,11 +40,11 @@ KIND = "ThreadingHTTPServer"
 MS = 1000.0
 
 
-def _start(settings: Settings, count: int = 1) -> float:
+def _start(settings: Settings, count: int = 1, library: str = OURS) -> float:
     """Milliseconds from the start of the program to its first answer."""
     port = free_port()
     start = time.monotonic()
-    words = command(OURS, KIND, port, count)
+    words = command(library, KIND, port, count)
     with contextlib.ExitStack() as stack:
         process = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=settings.env()
@@ -57,11 +58,15 @@ def _reload(
     settings: Settings,
     count: int = 1,
     prepare: Callable[[int, contextlib.ExitStack], object] = lambda port, stack: None,
+    library: str = OURS,
 ) -> tuple[float, float]:
     """Milliseconds from HUP to the first answer by the successor, and to the incumbent's end."""
     with contextlib.ExitStack() as stack:
-        program, port = stack.enter_context(server(settings, OURS, KIND, 0, count))
-        program.wait_serving(0, count)
+        program, port = stack.enter_context(server(settings, library, KIND, 0, count))
+        if library == OURS:
+            program.wait_serving(0, count)
+        else:
+            ask(port)
         prepare(port, stack)
         gone = os.pidfd_open(program.pid)
         stack.callback(os.close, gone)
@@ -85,7 +90,10 @@ def _connect(count: int) -> Callable[[int, contextlib.ExitStack], object]:
 
 
 def reload(settings: Settings) -> list[Row]:
-    """From HUP to the first answer, less what a start of the same program takes."""
+    """From HUP to the first answer, less what a start of the same program takes.
+
+    The floor is the least that a server of the standard library needs for a reload.
+    """
     megabytes, listeners, idle = (
         settings.pick(1024, 8),
         settings.pick(200, 3),
@@ -98,10 +106,12 @@ def reload(settings: Settings) -> list[Row]:
         ended.setdefault(case, []).append(gone)
         return answer
 
-    start, small, memory, start_many, many, connected = turns(
+    start, small, bare_start, bare_hup, memory, start_many, many, connected = turns(
         settings.pick(7, 1),
         lambda: _start(settings),
         lambda: hup("small"),
+        lambda: _start(settings, 1, MINIMAL),
+        lambda: _reload(settings, library=MINIMAL)[0],
         lambda: hup("memory", 1, lambda port, _: ask(port, f"/use?{megabytes}")),
         lambda: _start(settings, listeners),
         lambda: hup("many", listeners),
@@ -115,6 +125,19 @@ def reload(settings: Settings) -> list[Row]:
     return [
         at_most(f"{what}, difference", bare, more, 5, "ms"),
         ratio_row(f"{what}, ratio", bare, small, start, 1.05, " ms", most=True, digits=1),
+        at_most(
+            f"{what}, difference; the floor", bare, differences(bare_hup, bare_start), None, "ms"
+        ),
+        ratio_row(
+            f"{what}, ratio; the floor",
+            bare,
+            bare_hup,
+            bare_start,
+            None,
+            " ms",
+            most=True,
+            digits=1,
+        ),
         at_most(
             f"{what}, {megabytes} MB in use by the incumbent: more than without",
             "the small case",

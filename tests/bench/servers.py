@@ -1,13 +1,19 @@
 """servers.py LIBRARY CLASS [PORT [COUNT]]: the server that is measured.
 
-LIBRARY is `standard` or `endless_py`; the program is the same but for its import. `reusing` is
-endless_py with reuse_threads; `nodelay` is
-the standard one with TCP_NODELAY; `counting` the standard one with the least that tells which
-handlers are active, until when, without polling: an entry in a dict for each, and a pipe for each
-forked one; `imported` the standard one in a program that has imported endless_py, and no more. It
-writes `port N` once it listens. COUNT servers (default 1)
-are served, each but the last by a thread of its own; the last one on PORT (default 0, any). With
-COUNT 0 the program ends when its first connection has ended.
+The program is the same for each LIBRARY but for its import:
+
+standard    the standard library's class
+endless_py  ours
+reusing     ours, with reuse_threads
+nodelay     the standard one, with TCP_NODELAY
+counting    the standard one, with the least that tells which handlers are active, until when,
+            without polling: an entry in a dict for each, and a pipe for each forked one
+minimal     the standard one, with TCP_NODELAY and the least that reloads at HUP
+imported    the standard one, in a program that has imported endless_py
+
+It writes `port N` once it listens. COUNT servers (default 1) are served, each but the last by a
+thread of its own; the last one on PORT (default 0, any). With COUNT 0 the program ends when its
+first connection has ended.
 
 An HTTP server answers GET with its pid; GET /use?N also keeps N MB of memory in use, POST waits
 for its body. The others echo a line or a datagram.
@@ -115,13 +121,17 @@ class Counting:
 Class = getattr(module, name)
 if library == "counting":
     Class = type(name, (Counting, Class), {})
+elif library == "minimal":
+    from minimal import Minimal
+
+    Class = type(name, (Minimal, Class), {})
 elif library == "reusing":
     Class.reuse_threads = True
 servers = [Class(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 with Class(("127.0.0.1", port), Handler) as server:
-    if library == "nodelay":
+    if library in ("nodelay", "minimal"):
         server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     os.write(1, b"port %d\n" % server.server_address[1])  # in one piece, among the log's lines
     if count:
