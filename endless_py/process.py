@@ -123,8 +123,7 @@ class Generation:
             reports,
         )
         self.askers = Askers(life, servers, predecessors, succession, stopping, reports)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._in_forked_child)
+        self._watches_forks = False
         atexit.register(self._at_exit)
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
         self._inherit()
@@ -141,6 +140,7 @@ class Generation:
         self.manager.in_charge = inherited.in_place
         self.manager.ours |= self.predecessors.older
         self.signals.ignored_hup = inherited.ignores_terminal
+        self._watch_forks()
         self._install_signals()
         unblock(self.signals.roles)
 
@@ -165,6 +165,7 @@ class Generation:
         """Note a new server; the first one installs the signal handlers."""
         self.driver.pid = os.getpid()  # the program may have become a daemon since its import
         serving.in_child = False
+        self._watch_forks()
         self.manager.know(serving.server)
         self.servers.add(serving)
         self._install_signals()
@@ -441,6 +442,12 @@ class Generation:
         if self.phase in (Phase.DRAINING, Phase.STOPPING) and self.servers.listenings():
             self.drained()  # the program's way to say so
             self.advance()
+
+    def _watch_forks(self) -> None:
+        """From now on a forked child would have something of ours; each one pays for the look."""
+        if not self._watches_forks and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._in_forked_child)
+            self._watches_forks = True
 
     def _in_forked_child(self) -> None:
         """A fork is not a generation: it lets go of all that makes the parent one."""
