@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Program, environment, get
+from harness import ROOT, Load, Program, environment, get
+from test_signals import custom
 
 from endless_py.channel import HEADER, MAGIC
 
@@ -244,3 +245,29 @@ def test_nothing_of_ours_reaches_a_handlers_child(kind, tmp_path):
         look()
         slow.close()
         program.stop(new)
+
+
+LATE = """
+def ours():
+    return {name for name in sys.modules if name.startswith("endless_py")}
+
+with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    before = ours()
+    server.serve_forever()
+    print("imported late:", sorted(ours() - before), flush=True)
+"""
+
+
+def test_no_module_of_the_package_is_imported_once_the_server_is_made(tmp_path):
+    """The package may have been replaced in place by then."""
+    with custom(tmp_path, LATE) as program:
+        old = program.wait_serving()
+        with Load(program.port) as load:
+            load.wait_answer("0 ")
+            new = program.reload(1, old)
+            load.wait_answer("1 ")
+        assert load.lost == []
+        program.wait_alone(new)
+        program.wait(r"imported late: \[\]")
+        program.stop(new)
+        assert program.text.count("imported late: []") == 2
