@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import time
 from itertools import chain
@@ -92,36 +93,42 @@ def _connect(count: int) -> Callable[[int, contextlib.ExitStack], object]:
 def reload(settings: Settings) -> list[Row]:
     """From HUP to the first answer, less what a start of the same program takes.
 
-    The floor is the least that a server of the standard library needs for a reload.
+    The floor is the least that a server of the standard library needs for a reload. What takes a
+    lot of memory or threads comes after what does not.
     """
     megabytes, listeners, idle = (
         settings.pick(1024, 8),
         settings.pick(200, 3),
         settings.pick(2000, 5),
     )
-    ended: dict[str, list[float]] = {"small": [], "idle": []}
-
-    def hup(case: str, *arguments: object) -> float:
-        answer, gone = _reload(settings, *arguments)
-        ended.setdefault(case, []).append(gone)
-        return answer
-
-    start, small, bare_start, bare_hup, memory, start_many, many, connected = turns(
-        settings.pick(7, 1),
+    few = settings.pick(7, 1)
+    start, small, bare_start, bare_hup = turns(
+        settings.pick(21, 1),
         lambda: _start(settings),
-        lambda: hup("small"),
+        lambda: _reload(settings)[0],
         lambda: _start(settings, 1, MINIMAL),
         lambda: _reload(settings, library=MINIMAL)[0],
-        lambda: hup("memory", 1, lambda port, _: ask(port, f"/use?{megabytes}")),
-        lambda: _start(settings, listeners),
-        lambda: hup("many", listeners),
-        lambda: hup("idle", 1, _connect(idle)),
     )
+    start_many, many = turns(
+        few, lambda: _start(settings, listeners), lambda: _reload(settings, listeners)[0]
+    )
+    without, memory = turns(
+        few,
+        lambda: _reload(settings)[0],
+        lambda: _reload(settings, 1, lambda port, _: ask(port, f"/use?{megabytes}"))[0],
+    )
+    none: list[tuple[float, float]] = []
+    connected: list[tuple[float, float]] = []
+    for _ in range(few):
+        none.append(_reload(settings))
+        connected.append(_reload(settings, 1, _connect(idle)))
     what, bare = "HUP to first answer", "start to first answer of the same program"
     more = differences(small, start)
-    each = [d / listeners for d in differences(differences(many, start_many), more)]
-    kept = [MS * d / idle for d in differences(connected, small)]
-    gone = [MS * d / idle for d in differences(ended["idle"], ended["small"])]
+    each = [(d - statistics.median(more)) / listeners for d in differences(many, start_many)]
+    kept, gone = (
+        [MS * d / idle for d in differences(with_them, without_them)]
+        for with_them, without_them in zip(zip(*connected), zip(*none))
+    )
     return [
         at_most(f"{what}, difference", bare, more, 5, "ms"),
         ratio_row(f"{what}, ratio", bare, small, start, 1.05, " ms", most=True, digits=1),
@@ -141,7 +148,7 @@ def reload(settings: Settings) -> list[Row]:
         at_most(
             f"{what}, {megabytes} MB in use by the incumbent: more than without",
             "the small case",
-            differences(memory, small),
+            differences(memory, without),
             5,
             "ms",
         ),
