@@ -56,13 +56,12 @@ class Boundary:
             and getattr(handler, "migrates", True)
         )
 
-    def wait(self, handler: Any, ahead: bool = False) -> bool:
+    def wait(self, handler: Any) -> bool:
         """Whether the client has sent something (its end included) and is to be served here.
 
-        ahead says that all is read through the handler's rfile, which may then be filled here.
         Raises TimeoutError when the connection's own time-out passes first.
         """
-        if _buffered(handler, ahead and not self.draining()):
+        if _buffered(handler):
             return True
         try:
             descriptor = handler.connection.fileno()
@@ -87,14 +86,16 @@ class Boundary:
                 self._poll.register(descriptor, select.POLLIN)
                 if self._beacon is not None:
                     self._poll.register(self._beacon.fileno(), select.POLLIN)
-            ends = min((t for t in (until, grace) if t is not None), default=None)
+            ends = until
+            if grace is not None and (until is None or grace < until):
+                ends = grace
             wait = None if ends is None else max(0.0, ends - time.monotonic()) * 1000
             if self._connection is not None:
                 self._connection.idle = True
             ready = self._poll.poll(wait)
             if self._connection is not None:
                 self._connection.idle = False
-            if any(number == descriptor for number, _ in ready):
+            if descriptor in dict(ready):
                 return True
             if ready:
                 continue  # the drain has begun
@@ -174,41 +175,23 @@ def derive(mixin: type, handler: type) -> type:
     )
 
 
-def _buffered(handler: Any, ahead: bool) -> bool:
-    """Whether bytes of the next message were read already, or with `ahead` can be right now."""
-    pending = getattr(handler.connection, "pending", None)  # what TLS has decrypted
-    if pending is not None and pending():
-        return True
+def _buffered(handler: Any) -> bool:
+    """Whether bytes of the next message were read already."""
+    connection = handler.connection
+    if type(connection) is not socket.socket:  # this is asked before each message
+        pending = getattr(connection, "pending", None)  # what TLS has decrypted
+        if pending is not None and pending():
+            return True
     rfile = getattr(handler, "rfile", None)
     peek, raw = getattr(rfile, "peek", None), getattr(rfile, "raw", None)
     if peek is None or raw is None:
         return False
-    connection = handler.connection
-    ahead = ahead and type(connection) is socket.socket and connection.gettimeout() is None
-    # peek() would wait for the socket
-    raw.readinto = functools.partial(_read_now, raw, connection) if ahead else _nothing_yet
+    raw.readinto = _nothing_yet  # peek() would wait for the socket
     try:
         return bool(peek(1))
     finally:
-        if getattr(raw.readinto, "func", None) is not _raise_once:
-            del raw.readinto
+        del raw.readinto
 
 
 def _nothing_yet(buffer: Any) -> None:
     """Stand in for SocketIO.readinto(): no byte is there, as a socket without any would say."""
-
-
-def _read_now(raw: Any, connection: socket.socket, buffer: Any) -> Optional[int]:
-    """Stand in for SocketIO.readinto(): do not wait; what is there needs no poll()."""
-    try:
-        return connection.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return None
-    except OSError as error:  # is told only once, and the handler has to see it where it reads
-        raw.readinto = functools.partial(_raise_once, raw, error)
-        return None
-
-
-def _raise_once(raw: Any, error: OSError, buffer: Any) -> None:
-    del raw.readinto
-    raise error

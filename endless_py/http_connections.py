@@ -21,7 +21,6 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
     """Put to the left of a handler class."""
 
     _at_start = True
-    _reads_ahead = False
     _status: Optional[int] = None
     _connection_said = False
 
@@ -39,7 +38,7 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
 
     def _await_request(self: Any) -> bool:
         try:
-            return boundary.of(self).wait(self, self._reads_ahead)
+            return boundary.of(self).wait(self)
         except TimeoutError as error:  # as BaseHTTPRequestHandler says it
             self.log_error("Request timed out: %r", error)
             return False
@@ -76,14 +75,7 @@ def prepare(handler: Callable[..., Any]) -> Callable[..., Any]:
         # It takes long to import; whoever has a handler class of its own has done that.
         base: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
         if issubclass(handler, base):
-            handler_class: Any = handler
-            derived: Any = boundary.derive(HTTPConnectionMixIn, handler_class)
-            # One that reads requests in a way of its own may do so from the socket.
-            derived._reads_ahead = (
-                handler_class.handle is base.handle
-                and handler_class.handle_one_request is base.handle_one_request
-            )
-            return derived  # type: ignore[no-any-return]
+            return boundary.derive(HTTPConnectionMixIn, handler)
         if issubclass(handler, socketserver.StreamRequestHandler):
             return boundary.derive(boundary.MigratingMixIn, handler)  # type: ignore[arg-type]
     return handler

@@ -6,6 +6,8 @@ standard    the standard library's class
 endless_py  ours
 reusing     ours, with reuse_threads
 nodelay     the standard one, with TCP_NODELAY
+waiting     the standard one, with TCP_NODELAY; it waits for its client and for the end of a pipe
+            at once, as a connection must that may have to migrate
 counting    the standard one, with the least that tells which handlers are active, until when,
             without polling: an entry in a dict for each, and a pipe for each forked one
 minimal     the standard one, with TCP_NODELAY and the least that reloads at HUP
@@ -118,6 +120,22 @@ class Counting:
         self.handlers.pop(id(request), None)
 
 
+if library == "waiting":
+    drain, _ = os.pipe()
+    Answering = Handler
+
+    class Handler(Answering):
+        def setup(self):
+            super().setup()
+            self.poll = select.poll()
+            for descriptor in (self.connection, drain):
+                self.poll.register(descriptor, select.POLLIN)
+
+        def handle_one_request(self):
+            self.poll.poll()
+            super().handle_one_request()
+
+
 Class = getattr(module, name)
 if library == "counting":
     Class = type(name, (Counting, Class), {})
@@ -131,7 +149,7 @@ servers = [Class(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 with Class(("127.0.0.1", port), Handler) as server:
-    if library in ("nodelay", "minimal"):
+    if library in ("nodelay", "waiting", "minimal"):
         server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     os.write(1, b"port %d\n" % server.server_address[1])  # in one piece, among the log's lines
     if count:

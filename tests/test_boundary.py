@@ -1,4 +1,4 @@
-"""A request that has come is read without a poll; no handler notices."""
+"""What a boundary has looked at is still there for the handler."""
 
 from __future__ import annotations
 
