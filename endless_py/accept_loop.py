@@ -131,12 +131,11 @@ class AcceptLoop:
         """Have connections served by threads that have served others before, where that works."""
         from endless_py.handler_threads import HandlerThreads  # late: few servers want it
 
-        process_request = "process_request"
-        if getattr(type(self._server), process_request) is not _PLAIN_METHODS[process_request]:
+        if type(self._server).process_request is not socketserver.ThreadingMixIn.process_request:
             process.current.log(
                 log.WARNING,
                 f"{self._serving} starts a thread for each connection in spite of reuse_threads: "
-                f"its class has a {process_request}() of its own",
+                "its class has a process_request() of its own",
             )
             return None
         reused = HandlerThreads(self._server)
