@@ -24,6 +24,10 @@ class Failed(EndlessError):
     """What was asked for cannot be done; the message is for the operator."""
 
 
+class Unanswered(Failed):
+    """The process is gone, or does not answer any more; one that came after it may."""
+
+
 class TimedOut(EndlessError):
     """The deadline has passed."""
 
@@ -158,10 +162,10 @@ def _try_connect(pid: int, deadline: Deadline) -> Optional[Talk]:
 def connect(pid: int, deadline: Deadline) -> Talk:
     """Raises Failed with one clear line when the process cannot be asked."""
     if not is_alive(pid):
-        raise Failed(f"there is no process {pid}")
+        raise Unanswered(f"there is no process {pid}")
     talk = _try_connect(pid, deadline)
     if talk is None:
-        raise Failed(f"process {pid} does not serve with endless_py (or does not serve yet)")
+        raise Unanswered(f"process {pid} does not serve with endless_py (or does not serve yet)")
     return talk
 
 
@@ -182,7 +186,7 @@ def state_of(pid: int, deadline: Deadline) -> dict[str, Any]:
         talk.ask("status")
         answer = talk.next()
     if answer is None:
-        raise Failed(f"process {pid} ended before it answered")
+        raise Unanswered(f"process {pid} ended before it answered")
     del answer["event"]
     return answer
 

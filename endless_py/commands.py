@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any, Callable, Optional, Sequence
 
 from endless_py import detached
@@ -19,6 +20,7 @@ from endless_py.asking import (
     Failed,
     Talk,
     TimedOut,
+    Unanswered,
     chain,
     connect,
     follow,
@@ -28,11 +30,37 @@ from endless_py.exceptions import EndlessError, PidFileError
 from endless_py.pidfile import read_pid
 
 OK, FAILED, TIMED_OUT = 0, 1, 3
+_FILE_GRACE = 0.5  # seconds in which a successor writes the pid file of the one before it
 
 
 def _target(word: str) -> int:
     """Return the pid that TARGET says, or that the file it names has."""
     return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else read_pid(word)
+
+
+def _with(word: str, deadline: Deadline, run: Callable[[int], int]) -> int:
+    """Run a command on TARGET; again where a pid file turns out to have been at its change."""
+    while True:
+        pid = _target(word)
+        try:
+            return run(pid)
+        except Unanswered:
+            if not _names_another(word, pid, deadline):
+                raise
+
+
+def _names_another(word: str, pid: int, deadline: Deadline) -> bool:
+    """Whether TARGET is a pid file that names another process now, or does so in a moment."""
+    until = time.monotonic() + _FILE_GRACE
+    while True:
+        try:
+            if _target(word) != pid:
+                return True
+        except PidFileError:
+            return False
+        if word.isdigit() or time.monotonic() > until:
+            return False
+        deadline.pause()
 
 
 def _say(text: str) -> None:
@@ -67,7 +95,9 @@ def _reload(pid: int, deadline: Deadline, wait_drained: bool) -> int:
                 if not wait_drained:
                     return OK
             elif event == "end" and ready is None:
-                raise Failed(f"process {talk.pid} ended before it could say how the reload went")
+                raise Unanswered(
+                    f"process {talk.pid} ended before it could say how the reload went"
+                )
             elif event == "end" and ready is not None:
                 return _drained(talk.pid, ready, deadline)
     finally:
@@ -107,7 +137,7 @@ def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
 # -- stop ---------------------------------------------------------------------
 
 
-def _stop(pid: int, deadline: Deadline) -> int:
+def _stop(pid: int, deadline: Deadline, word: str) -> int:
     watched: dict[int, Talk] = {}
     try:
         with connect(pid, deadline) as talk:
@@ -117,6 +147,8 @@ def _stop(pid: int, deadline: Deadline) -> int:
                     watched[state["pid"]].ask("watch")
             talk.ask("stop")
             talk.wait_end()
+        if not watched and _names_another(word, pid, deadline):
+            raise Unanswered(f"process {pid} ended before it answered")
         for other in watched.values():
             other.wait_end()
     finally:
@@ -189,7 +221,7 @@ def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
         talk.ask("upgrade", check_only=check_only)
         answer = talk.next()
     if answer is None:
-        raise Failed(f"process {pid} ended before it could say what became of the upgrade")
+        raise Unanswered(f"process {pid} ended before it could say what became of the upgrade")
     if answer["result"] not in ("unchanged", "available", "upgraded"):
         raise Failed(f"{answer['result']}: {answer['text']}")
     _say(f"{answer['result']}: {answer['text']}")
@@ -209,7 +241,7 @@ def _start_or_reload(
             raise
         pid = None
     if pid is not None and is_alive(pid):
-        return _reload(pid, deadline, wait_drained=False)
+        return _with(path, deadline, lambda pid: _reload(pid, deadline, wait_drained=False))
     if path.isdigit():
         raise Failed(f"there is no process {path}; give a pid file to start one")
     log_path = log_path or f"{path}.log"
@@ -275,11 +307,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run one of the commands; returns the exit status."""
     options = _parser().parse_args(arguments)
     deadline = Deadline(options.timeout)
+    target: Callable[[Callable[[int], int]], int] = partial(_with, options.target, deadline)
     run: dict[str, Callable[[], int]] = {
-        "reload": lambda: _reload(_target(options.target), deadline, options.wait_drained),
-        "stop": lambda: _stop(_target(options.target), deadline),
-        "status": lambda: _status(_target(options.target), deadline, options.json),
-        "upgrade": lambda: _upgrade(_target(options.target), deadline, options.check_only),
+        "reload": lambda: target(lambda pid: _reload(pid, deadline, options.wait_drained)),
+        "stop": lambda: target(lambda pid: _stop(pid, deadline, options.target)),
+        "status": lambda: target(lambda pid: _status(pid, deadline, options.json)),
+        "upgrade": lambda: target(lambda pid: _upgrade(pid, deadline, options.check_only)),
         "start-or-reload": lambda: _start_or_reload(
             options.target, options.words, options.log, deadline
         ),

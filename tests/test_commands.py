@@ -432,6 +432,37 @@ def test_a_target_that_is_none(name, sleeper, tmp_path):
     assert sleeper.poll() is None
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status"], "serving"),
+        (["reload"], "reloaded: generation 1 serves"),
+        (["start-or-reload"], "reloaded: generation 1 serves"),
+        (["stop"], "has ended"),
+    ],
+    ids=["status", "reload", "start-or-reload", "stop"],
+)
+def test_a_pid_file_that_changes_while_its_process_ends(words, said, tmp_path):
+    """Who comes next has written it by the time that the one that was asked is gone."""
+    path = tmp_path / "pid"
+    more = ["--", "false"] if words == ["start-or-reload"] else []
+    with Program("http_server.py", "ThreadingHTTPServer", 0) as one:
+        first = one.wait_serving()
+        path.write_text(f"{first}\n")
+        with Program("http_server.py", "ThreadingHTTPServer", 0) as two:
+            second = two.wait_serving()
+            os.kill(first, signal.SIGSTOP)
+            asking = start_command(*words, path, *more)
+            until(lambda: conversations(first) >= 1)
+            os.kill(first, signal.SIGKILL)
+            one.process.wait(TIMEOUT)
+            path.write_text(f"{second}\n")
+            status, output, errors = finish(asking)
+            assert (status, errors) == (0, "")
+            assert said in output
+            assert str(second) in output
+
+
 def test_start_or_reload_of_what_is_not_ours(sleeper, tmp_path):
     (tmp_path / "pid").write_text(f"{sleeper.pid}\n")
     status, _, errors = command("start-or-reload", tmp_path / "pid", "--", "true")

@@ -1,7 +1,8 @@
 """clients.py KIND PORT SECONDS: a client in a process of its own; writes what it saw as JSON.
 
 tcp, udp    echoes by a server, four under way at any time; writes how many came in a second
-latency     a new connection every 2 ms; writes [moment (time.monotonic), seconds, pid] of each
+latency     a new connection every 2 ms; writes an empty line once it has had an answer, and at its
+            end [moment (time.monotonic), seconds, pid] of each
 """
 
 import collections
@@ -61,6 +62,8 @@ def latency(port, seconds):
         pid = int(client.getresponse().read())
         client.close()
         found.append([start, time.monotonic() - start, pid])
+        if len(found) == 1:
+            print(flush=True)
         due = max(due + INTERVAL, start)
     return found
 

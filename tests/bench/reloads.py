@@ -209,8 +209,9 @@ def _latencies(settings: Settings, event: Callable[[object], object]) -> list[Sa
     before, after = (1.0, 2.0) if not settings.quick else (0.2, 0.5)
     with server(settings, OURS, KIND) as (program, port):
         ask(port)
-        with start_client(settings, "latency", port, before + after + 0.5) as client:
-            time.sleep(before + 0.2)  # and its start
+        with start_client(settings, "latency", port, before + after) as client:
+            client.stdout.read(1)
+            time.sleep(before)
             moment = time.monotonic()
             event(program)
             out, _ = client.communicate(timeout=TIMEOUT)
