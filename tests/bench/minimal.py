@@ -1,7 +1,7 @@
 """The floor of a reload: HUP starts the same command again, which inherits the listener.
 
-When that says that it serves, this one returns from serve_forever(). Nothing is looked after that
-can go wrong, no connection migrates, and whoever is being served is not waited for.
+When that says that it serves, this one returns from serve_forever() and waits for its handlers.
+Nothing is looked after that can go wrong, and no connection migrates.
 """
 
 import os
@@ -15,6 +15,8 @@ VARIABLE = "MINIMAL_RELOAD"
 
 class Minimal:
     """Put to the left of a class of http.server."""
+
+    daemon_threads = False
 
     def server_bind(self):
         words = os.environ.pop(VARIABLE, "").split()
