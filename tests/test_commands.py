@@ -455,8 +455,8 @@ def test_a_pid_file_that_changes_while_its_process_ends(words, said, tmp_path):
             asking = start_command(*words, path, *more)
             until(lambda: conversations(first) >= 1)
             os.kill(first, signal.SIGKILL)
-            one.process.wait(TIMEOUT)
-            path.write_text(f"{second}\n")
+            (tmp_path / "new").write_text(f"{second}\n")
+            (tmp_path / "new").rename(path)  # as pid files are written
             status, output, errors = finish(asking)
             assert (status, errors) == (0, "")
             assert said in output

@@ -24,6 +24,8 @@ def custom(folder, code, **options):
 
 
 def slow_request(folder, port, answers):
+    """Return the thread of a request that is being handled."""
+    (folder / "slow").unlink(missing_ok=True)  # that of an earlier one
     thread = threading.Thread(target=lambda: answers.append(get(port, "/slow")))
     thread.start()
     while not (folder / "slow").exists():
