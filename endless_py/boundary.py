@@ -177,11 +177,9 @@ def derive(mixin: type, handler: type) -> type:
 
 def _buffered(handler: Any) -> bool:
     """Whether bytes of the next message were read already."""
-    connection = handler.connection
-    if type(connection) is not socket.socket:  # this is asked before each message
-        pending = getattr(connection, "pending", None)  # what TLS has decrypted
-        if pending is not None and pending():
-            return True
+    pending = getattr(handler.connection, "pending", None)  # what TLS has decrypted
+    if pending is not None and pending():
+        return True
     rfile = getattr(handler, "rfile", None)
     peek, raw = getattr(rfile, "peek", None), getattr(rfile, "raw", None)
     if peek is None or raw is None:

@@ -33,9 +33,14 @@ OK, FAILED, TIMED_OUT = 0, 1, 3
 _FILE_GRACE = 0.5  # seconds in which a successor writes the pid file of the one before it
 
 
+def _is_pid(word: str) -> bool:
+    """Whether TARGET is a pid; else it is the path of a pid file."""
+    return word.isascii() and word.isdigit() and len(word) < 10
+
+
 def _target(word: str) -> int:
     """Return the pid that TARGET says, or that the file it names has."""
-    return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else read_pid(word)
+    return int(word) if _is_pid(word) else read_pid(word)
 
 
 def _with(word: str, deadline: Deadline, run: Callable[[int], int]) -> int:
@@ -58,7 +63,7 @@ def _names_another(word: str, pid: int, deadline: Deadline) -> bool:
                 return True
         except PidFileError:
             return False
-        if word.isdigit() or time.monotonic() > until:
+        if _is_pid(word) or time.monotonic() > until:
             return False
         deadline.pause()
 

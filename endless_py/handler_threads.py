@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
+from contextlib import suppress
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -65,11 +66,9 @@ class HandlerThreads:
         self._dismiss()
 
     def _dismiss(self) -> None:
-        while self._idle:
-            try:
+        with suppress(IndexError):  # none is left; another thread may dismiss as well
+            while True:
                 self._idle.pop().call(None)
-            except IndexError:  # another thread dismisses as well
-                return
 
     def _run(self, thread: _Thread, client_address: Any) -> None:
         while thread.work is not None:
