@@ -279,3 +279,17 @@ class Load:
         self._stopping.set()
         for thread in self._threads:
             thread.join(TIMEOUT)
+
+
+def reloads_under_load(program: Program, count: int = 2, keep_alive: bool = True) -> str:
+    """Reload it so often, then stop it; return all it wrote."""
+    pid = program.wait_serving()
+    with Load(program.port, keep_alive) as load:
+        for generation in range(1, count + 1):
+            load.wait_answer(f"{generation - 1} ")
+            pid = program.reload(generation, pid)
+        load.wait_answer(f"{count} ")
+    assert load.lost == [], load.lost
+    program.wait_alone(pid)
+    program.stop(pid)
+    return program.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
 import signal
 import socket
@@ -10,7 +9,8 @@ import threading
 import time
 
 import pytest
-from harness import TIMEOUT, Load, Program, get
+from harness import TIMEOUT, get, reloads_under_load
+from test_signals import custom
 
 from endless_py import handler_threads
 
@@ -52,8 +52,7 @@ def start(tmp_path):
     """Return a running program with these class attributes."""
 
     def write(settings, serve=SERVE):
-        (tmp_path / "code").write_text(CODE.format(settings=settings, serve=serve))
-        return Program("custom.py", tmp_path)
+        return custom(tmp_path, CODE.format(settings=settings, serve=serve))
 
     return write
 
@@ -96,16 +95,8 @@ def test_a_thread_outlives_a_handler_that_raises(start):
 )
 def test_reloads_lose_nothing_and_old_processes_end(more, start):
     with start(f"reuse_threads = True; {more}") as program:
-        pid = program.wait_serving()
         # Kept connections hold a handler each, and three of the load's would be all there are.
-        with Load(program.port, keep_alive="max" not in more) as load:
-            for generation in range(1, 6):
-                load.wait_answer(f"{generation - 1} ")
-                pid = program.reload(generation, pid)
-            load.wait_answer("5 ")
-        assert load.lost == []
-        program.wait_alone(pid)
-        program.stop(pid)
+        reloads_under_load(program, 5, keep_alive="max" not in more)
 
 
 @pytest.mark.parametrize("daemon", [True, False])
@@ -187,7 +178,7 @@ class Threading:
         thread.start()
 
     def process_request_thread(self, request, client_address):
-        self.served.append((request, threading.get_ident(), contextvars.copy_context()))
+        self.served.append(request)
 
 
 def test_whatever_comes_while_a_thread_gives_up_waiting_is_served(monkeypatch):
@@ -203,7 +194,7 @@ def test_whatever_comes_while_a_thread_gives_up_waiting_is_served(monkeypatch):
     for thread in server.threads:
         thread.join(TIMEOUT)
         assert not thread.is_alive()
-    assert sorted(request for request, _, _ in server.served) == list(range(1000))
+    assert sorted(server.served) == list(range(1000))
     assert 1 < len(server.threads) < 1000
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional, Sequence
+from typing import Callable, NamedTuple, Optional, Sequence, TypeVar
 
 import harness
 import pytest
@@ -21,6 +21,7 @@ from harness import TIMEOUT, Program, environment
 
 HERE = Path(__file__).resolve().parent
 STANDARD, OURS, MINIMAL = "standard", "endless_py", "minimal"
+Value = TypeVar("Value")
 
 
 class Row(NamedTuple):
@@ -147,9 +148,9 @@ def end_of(descriptor: int) -> float:
     return time.monotonic()
 
 
-def turns(count: int, *measures: Callable[[], float]) -> list[list[float]]:
+def turns(count: int, *measures: Callable[[], Value]) -> list[list[Value]]:
     """Take each measure in turn, ABAB and so on; one list of values for each."""
-    found: list[list[float]] = [[] for _ in measures]
+    found: list[list[Value]] = [[] for _ in measures]
     for _ in range(count):
         for values, measure in zip(found, measures):
             values.append(measure())

@@ -117,11 +117,9 @@ def reload(settings: Settings) -> list[Row]:
         lambda: _reload(settings)[0],
         lambda: _reload(settings, 1, lambda port, _: ask(port, f"/use?{megabytes}"))[0],
     )
-    none: list[tuple[float, float]] = []
-    connected: list[tuple[float, float]] = []
-    for _ in range(few):
-        none.append(_reload(settings))
-        connected.append(_reload(settings, 1, _connect(idle)))
+    none, connected = turns(
+        few, lambda: _reload(settings), lambda: _reload(settings, 1, _connect(idle))
+    )
     what, bare = "HUP to first answer", "start to first answer of the same program"
     more = differences(small, start)
     each = [(d - statistics.median(more)) / listeners for d in differences(many, start_many)]

@@ -29,6 +29,11 @@ ECHOES = [
     *("ThreadingTCPServer", "ForkingTCPServer", "TCPServer"),
     *("ThreadingUDPServer", "ForkingUDPServer", "UDPServer"),
 ]
+# By what a class's name begins with: what else is measured, its name in the table, its goal.
+EXTRAS = {
+    "Forking": ("imported", "the standard class with endless_py imported", None),
+    "Threading": ("reusing", "reuse_threads", 1.1),
+}
 
 
 def wrk(port: int, seconds: int, *more: str) -> float:
@@ -133,10 +138,8 @@ def echo(settings: Settings) -> list[Row]:
         seconds = 1.0 if not settings.quick else 0.1
         with contextlib.ExitStack() as stack:
             loads = []
-            kinds = {"Forking": "imported", "Threading": "reusing"}
-            more = [kinds[prefix] for prefix in kinds if name.startswith(prefix)]
-            libraries = [OURS, STANDARD, "counting", *more]
-            for library in libraries:
+            more = [EXTRAS[prefix] for prefix in EXTRAS if name.startswith(prefix)]
+            for library in [OURS, STANDARD, "counting", *(library for library, _, _ in more)]:
                 program, port = stack.enter_context(server(settings, library, name))
                 rate = partial(run_client, settings, kind, port, seconds)
                 loads.append(_Load(program.pid, seconds, rate))
@@ -144,12 +147,8 @@ def echo(settings: Settings) -> list[Row]:
         what = f"echoes/s, {name}"
         rows.append(ratio_row(what, "standard class", ours, standard, 1.1))
         rows.append(ratio_row(f"{what}; the floor", "standard class", floor, standard, None))
-        if name.startswith("Forking"):
-            imported = f"{what}; the standard class with endless_py imported"
-            rows.append(ratio_row(imported, "standard class", others[0], standard, None))
-        elif name.startswith("Threading"):
-            reusing = f"{what}; reuse_threads"
-            rows.append(ratio_row(reusing, "standard class", others[0], standard, 1.1))
+        for values, (_, label, goal) in zip(others, more):
+            rows.append(ratio_row(f"{what}; {label}", "standard class", values, standard, goal))
         rows.append(_cost_row(what, loads[0], loads[1]))
         rows.append(_cost_row(f"{what}; the floor", loads[2], loads[1]))
     return rows

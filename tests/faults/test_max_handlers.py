@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from harness import TIMEOUT, Load, Program, connect, environment, get, queued
+from harness import TIMEOUT, Program, connect, environment, get, queued, reloads_under_load
 
 CODE = """
 class Counting(Handler):
@@ -108,15 +108,7 @@ def test_no_more_run_than_there_may(folder):
 def test_reloads_under_the_bound_lose_nothing(kind, bound, protocol, folder):
     path = folder(bound, kind, protocol=protocol)
     with Program("custom.py", path) as program:
-        pid = program.wait_serving()
-        with Load(program.port, keep_alive=protocol == "1.1") as load:
-            for generation in range(1, 6):
-                load.wait_answer(f"{generation - 1} ")
-                pid = program.reload(generation, pid)
-            load.wait_answer("5 ")
-        assert load.lost == []
-        program.wait_alone(pid)
-        program.stop(pid)
+        reloads_under_load(program, 5, keep_alive=protocol == "1.1")
 
 
 def test_what_migrates_is_served_even_where_the_bound_is_reached(folder):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, ROOT, Load, Program, environment, tool
+from harness import PROGRAMS, ROOT, Load, Program, environment, reloads_under_load, tool
 from processes import wait_until
 from trial import read_pid_file
 
@@ -39,20 +39,6 @@ def folder(tmp_path):
         return tmp_path
 
     return write
-
-
-def reloads_under_load(program, count=2):
-    """Reload it, and stop it; return all it wrote."""
-    pid = program.wait_serving()
-    with Load(program.port) as load:
-        for generation in range(1, count + 1):
-            load.wait_answer(f"{generation - 1} ")
-            pid = program.reload(generation, pid)
-        load.wait_answer(f"{count} ")
-    assert load.lost == []
-    program.wait_alone(pid)
-    program.stop(pid)
-    return program.text
 
 
 @pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
