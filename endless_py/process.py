@@ -446,10 +446,20 @@ class Generation:
     def _watch_forks(self) -> None:
         """From now on a forked child would have something of ours; each one pays for the look."""
         if not self._watches_forks and hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._in_forked_child)
+            os.register_at_fork(
+                before=self.signals.before_fork,
+                after_in_parent=self.signals.after_fork,
+                after_in_child=self._in_forked_child,
+            )
             self._watches_forks = True
 
     def _in_forked_child(self) -> None:
+        try:
+            self._let_go()
+        finally:
+            self.signals.after_fork()
+
+    def _let_go(self) -> None:
         """A fork is not a generation: it lets go of all that makes the parent one."""
         served = self.servers.forked_for()
         self.driver.in_forked_child()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
@@ -62,6 +63,7 @@ class Signals:
         self._ran: set[int] = set()  # its handler ran, its number was not read yet
         self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
         self._taken: set[int] = set()  # taken in the handler's place
+        self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
 
     def note(self, number: int) -> Note:
         """Return what a signal means."""
@@ -183,6 +185,20 @@ class Signals:
         self._previous = {}
         self._installed = False
         self._close_waker()
+
+    def before_fork(self) -> None:
+        """Hold back what a child would write to this process's pipe until it lets go of that.
+
+        A signal to the whole group, as of a terminal or of systemd, would count twice here.
+        """
+        if self._waker is not None:
+            self._forking[_thread.get_ident()] = block(self._previous)
+
+    def after_fork(self) -> None:
+        """Let them in again, in the parent and in the child."""
+        before = self._forking.pop(_thread.get_ident(), None)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def in_handler_process(self) -> None:
         """In a forked handler of requests signals mean something else from now on.

@@ -51,6 +51,25 @@ def test_hup_to_the_whole_group_with_forked_handlers(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
+def test_a_signal_to_a_handler_that_is_just_being_forked_is_not_one_to_the_server(tmp_path, name):
+    hook = f"lambda: os.kill(os.getpid(), signal.{name})"
+    code = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
+    with custom(tmp_path, f"os.register_at_fork(after_in_child={hook}){code}") as program:
+        pid = program.wait_serving()
+        answers: list[str] = []
+        thread = slow_request(tmp_path, program.port, answers)
+        # A number in the server's pipe counts as a signal after 0.05 s without its handler.
+        assert [get(program.port).split()[0] for _ in range(20)] == ["0"] * 20
+        time.sleep(0.1)
+        (tmp_path / "go").touch()
+        thread.join(TIMEOUT)
+        assert [answer.split()[0] for answer in answers] == ["0"]
+        assert name not in program.text
+        os.kill(pid, HUP)
+        program.stop(program.wait_serving(1))
+
+
 def test_ten_hups_at_once_leave_code_that_was_started_after_them(tmp_path):
     with custom(tmp_path, f"print('started', time.monotonic(), flush=True){SERVE}") as program:
         pid = program.wait_serving()
