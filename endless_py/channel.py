@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import deque
 
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -28,6 +29,7 @@ MAX_BODY = 256 * 1024
 MAX_DESCRIPTORS = 64
 # Too many descriptors of this user's are under way, or the kernel has no memory.
 _FOR_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+_RETRY = 0.01  # seconds until it is tried again: nothing tells when that is over
 _MAX_HELD = 256  # descriptors taken in by one receive(), give or take a message's
 
 
@@ -65,6 +67,9 @@ class Channel:
         self._socket = sock
         self._lock = threading.Lock()
         self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        # The moment (time.monotonic) from which the kernel is asked again; None: it has room
+        # for this once the socket is writable.
+        self.retry_at: Optional[float] = None
         self._incoming = bytearray()
         self._groups: deque[list[int]] = deque()
         self._unread: list[Message] = []
@@ -76,6 +81,11 @@ class Channel:
     def sending(self) -> bool:
         """Whether something still waits to be sent."""
         return bool(self._outgoing)
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether the socket, once it is writable, would take more of it."""
+        return self.sending and self.retry_at is None
 
     @property
     def partial(self) -> bool:
@@ -100,6 +110,9 @@ class Channel:
             self._flush()
 
     def _flush(self) -> None:
+        if self.retry_at is not None and time.monotonic() < self.retry_at:
+            return
+        self.retry_at = None
         while self._outgoing:
             data, descriptors = self._outgoing[0]
             rights = []
@@ -110,7 +123,9 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno not in _FOR_NOW:
+                if error.errno in _FOR_NOW:
+                    self.retry_at = time.monotonic() + _RETRY
+                else:
                     self._outgoing.clear()
                 return
             if sent == len(data):

@@ -25,6 +25,7 @@ from types import FrameType
 
 from endless_py import faults, log, needs
 from endless_py.askers import Askers
+from endless_py.channel import Channel
 from endless_py.children import Child, Children
 from endless_py.connections import Beacon
 from endless_py.departure import Departure
@@ -332,11 +333,8 @@ class Generation:
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors whose events should lead to `advance()`."""
-        channels = [p.channel for p in self.predecessors.living]
-        successor = self.succession.living
-        if successor is not None:
-            channels.append(successor.channel)
-        found = {c.fileno(): READ | (WRITE if c.sending else 0) for c in channels}
+        channels = self._channels()
+        found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in channels}
         found[self.signals.fileno()] = READ
         found.update(self.askers.remote.watched())
         found.update(self.reports.watched())
@@ -345,6 +343,12 @@ class Generation:
             found[self.terminal.fileno()] = READ
         found.pop(-1, None)
         return found
+
+    def _channels(self) -> list[Channel]:
+        """Return those to the living neighbours."""
+        channels = [predecessor.channel for predecessor in self.predecessors.living]
+        successor = self.succession.living
+        return channels if successor is None else [*channels, successor.channel]
 
     def alone(self) -> bool:
         """Whether this process serves and has no living neighbour."""
@@ -365,6 +369,7 @@ class Generation:
             self.manager.deadline(),
             self.askers.remote.deadline(),
             self.servers.deadline(),
+            *(channel.retry_at for channel in self._channels()),
         )
         return min((t for t in times if t is not None), default=None)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import socket
 import threading
+import time
 
 import pytest
 
@@ -207,3 +209,36 @@ def test_messages_given_back_come_first(pair):
     right.unread(right.receive()[1:])
     left.send({"n": 3})
     assert [m.body["n"] for m in right.receive()] == [2, 3]
+
+
+@pytest.mark.parametrize("number", [errno.ETOOMANYREFS, errno.ENOBUFS])
+def test_what_the_kernel_takes_later_is_not_tried_without_a_pause(pair, number):
+    left, right = pair
+    tries = []
+
+    class Full:
+        def __init__(self, sock):
+            self.sock = sock
+
+        def sendmsg(self, *arguments):
+            tries.append(time.monotonic())
+            if len(tries) < 3:
+                raise OSError(number, os.strerror(number))
+            return self.sock.sendmsg(*arguments)
+
+        def close(self):
+            self.sock.close()
+
+    left._socket = Full(left._socket)
+    left.send({"text": "x"})
+    left.send({"text": "y"})
+    left.flush()
+    assert len(tries) == 1
+    assert left.sending
+    assert not left.waits_for_room
+    while left.sending:
+        time.sleep(max(0.0, left.retry_at - time.monotonic()))
+        left.flush()
+    assert tries[1] - tries[0] >= 0.01
+    assert left.retry_at is None
+    assert [message.body["text"] for message in right.receive()] == ["x", "y"]
