@@ -141,7 +141,7 @@ def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
         thread = active_request(folder, program.port, answers)
-        (folder / "end").write_text("open(folder / 'gate').read()")
+        (folder / "end").write_text(f"if pid == {pid}: open(folder / 'gate').read()")
         os.mkfifo(folder / "gate")
         os.kill(pid, signal.SIGHUP)
         program.wait(r"accepts no more")
@@ -152,8 +152,9 @@ def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
         assert answers == [f"0 {pid} end"]
         with open(folder / "gate", "w"):
             (folder / "end").write_text("")
+            seen = len(program.lines)
             os.kill(pid, signal.SIGHUP)
-            program.wait(rf"\[{pid}\] .*SIGHUP")
+            program.wait(rf"\[{pid}\] .*SIGHUP", seen)
         program.wait(rf"\[{pid}\] generation [23]: serves")
         last = int((folder / "starts").read_text().split()[-1])
         assert last == pid

@@ -75,12 +75,12 @@ class Transfer:
         class Plain(http.client.HTTPConnection):
             def connect(self) -> None:
                 super().connect()
-                transfer._sockets.add(self.sock)
+                transfer._watch(self.sock)
 
         class Secure(http.client.HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
-                transfer._sockets.add(self.sock)
+                transfer._watch(self.sock)
 
         class PlainHandler(urllib.request.HTTPHandler):
             def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
@@ -99,6 +99,11 @@ class Transfer:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+
+    def _watch(self, sock: socket.socket) -> None:
+        self._sockets.add(sock)
+        if time.monotonic() >= self.deadline:  # a name may take long to resolve
+            self._cut()
 
     def _cut(self) -> None:
         for sock in list(self._sockets):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 
 import pytest
 from file_server import FileServer, GitHub
@@ -180,24 +179,37 @@ def test_a_server_that_says_nothing_or_drips_is_given_up_in_time(server, tmp_pat
     assert time.monotonic() - start < 10
 
 
-def test_headers_that_drip_are_given_up_in_time(tmp_path):
+@pytest.mark.parametrize("late", [False, True], ids=["in the headers", "while it connects"])
+def test_headers_that_drip_are_given_up_in_time(late, tmp_path, monkeypatch):
+    resolve, most = socket.getaddrinfo, 2.0
+
+    def resolve_late(*arguments):
+        time.sleep(most)
+        return resolve(*arguments)
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():
             connection, _ = listener.accept()
-            with connection, suppress(OSError):
-                connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-                for _ in range(300):
-                    connection.sendall(b"x")
-                    time.sleep(0.1)
+            with connection:
+                try:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                    for _ in range(300):
+                        connection.sendall(b"x")
+                        time.sleep(0.1)
+                except OSError:
+                    given_up.set()
 
+        given_up = threading.Event()
         thread = threading.Thread(target=serve)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/app.pyz"
-        with pytest.raises(upgrade.SourceError, match=r"not done within 0\.7 s"):
-            fetch(upgrade.HTTPSource(url, total_timeout=0.7), tmp_path)
+        if late:
+            monkeypatch.setattr(socket, "getaddrinfo", resolve_late)
+        with pytest.raises(upgrade.SourceError, match=r"not done within 2 s"):
+            fetch(upgrade.HTTPSource(url, total_timeout=most), tmp_path)
         thread.join(TIMEOUT)
-        assert not thread.is_alive()
+        assert given_up.is_set()
 
 
 def test_errors_of_a_server_are_one_line_with_the_time_it_asks_for(server, tmp_path):

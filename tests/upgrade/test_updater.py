@@ -305,7 +305,7 @@ def test_bad_artifacts_are_refused_or_rolled_back_under_load_with_a_clear_line(s
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     key, other = (ed25519.Ed25519PrivateKey.generate() for _ in range(2))
     public = key.public_key().public_bytes_raw().hex()
-    deployed = Deployed(tmp_path, server, KEY=public, READY_TIMEOUT="2")
+    deployed = Deployed(tmp_path, server, KEY=public, READY_TIMEOUT="8")
     deployed.sign = key.sign
 
     def good(version, **more):
@@ -328,7 +328,7 @@ def test_bad_artifacts_are_refused_or_rolled_back_under_load_with_a_clear_line(s
         (
             good("2.5", before="import time; time.sleep(60)"),
             {},
-            "not ready within 2 s.*; version 1.0 is back in place",
+            "not ready within 8 s.*; version 1.0 is back in place",
         ),
     ]
     with deployed.run() as program:
