@@ -86,8 +86,8 @@ def test_a_thread_outlives_a_handler_that_raises(start):
             with pytest.raises(ConnectionError):
                 get(program.port, "/seen/raise")
         assert max(count for count, _, _ in seen(program.port, 5)) > 1
-        assert program.text.count("RuntimeError: a handler's own") == 5
         program.stop(pid)
+        assert program.text.count("RuntimeError: a handler's own") == 5
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,9 @@ def test_an_incumbent_that_sleeps_while_its_successor_is_replaced_drains_after_a
         os.kill(first, signal.SIGCONT)
         program.wait_alone(third)
         assert get(program.port) == "last end"
+        program.stop(third)
         assert "reload failed" not in program.text
         assert program.text.count(f"(pid {second}) exited with status 0") == 1
-        program.stop(third)
 
 
 def until_dead(pid):
