@@ -144,15 +144,20 @@ def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
 
 def _stop(pid: int, deadline: Deadline, word: str) -> int:
     watched: dict[int, Talk] = {}
+    others: set[int] = set()
     try:
         with connect(pid, deadline) as talk:
             with suppress(Failed):  # it may end by itself meanwhile
-                for state in chain(pid, deadline):
+                states = chain(pid, deadline)
+                others = {state["pid"] for state in states} - {pid}
+                for state in states:
                     watched[state["pid"]] = connect(state["pid"], deadline)
                     watched[state["pid"]].ask("watch")
             talk.ask("stop")
+            taken = talk.next() is not None
             talk.wait_end()
-        if not watched and _names_another(word, pid, deadline):
+        # An order that it did not live to take has not reached the others either.
+        if not taken and (any(map(is_alive, others)) or _names_another(word, pid, deadline)):
             raise Unanswered(f"process {pid} ended before it answered")
         for other in watched.values():
             other.wait_end()

@@ -16,6 +16,7 @@ import time
 import pytest
 from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids
 
+from endless_py import commands
 from endless_py.remote import MAX_REQUEST
 
 NOBODY = 65534
@@ -320,6 +321,30 @@ def test_a_stop_waits_for_every_generation(folder):
         assert (status, errors) == (0, "")
         assert answers == ["one end"]
         assert re.match(rf"stopped: pid {old}", output)
+
+
+def test_a_stop_that_its_process_did_not_live_to_take(folder, monkeypatch, capsys):
+    """Its successor, which was never told, is not waited for, and serves on."""
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        with active(program, folder):
+            assert command("reload", old)[0] == 0
+            new = program.wait_serving(1)
+
+            def end_after(look):
+                def looked(*arguments):
+                    found = look(*arguments)
+                    os.kill(old, signal.SIGKILL)
+                    program.process.wait(TIMEOUT)
+                    return found
+
+                return looked
+
+            monkeypatch.setattr(commands, "chain", end_after(commands.chain))
+            assert commands.main(["stop", "--timeout", "20", str(old)]) == 1
+            assert f"process {old} ended before it answered" in capsys.readouterr().err
+        assert get(program.port) == "one end"
+        program.stop(new)
 
 
 # -- status -------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_the_commands_do_what_they_say(tmp_path):
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=4 * TIMEOUT,  # six commands and three servers start one after the other
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
