@@ -144,26 +144,24 @@ def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
 
 def _stop(pid: int, deadline: Deadline, word: str) -> int:
     watched: dict[int, Talk] = {}
-    others: set[int] = set()
     try:
         with connect(pid, deadline) as talk:
             with suppress(Failed):  # it may end by itself meanwhile
-                states = chain(pid, deadline)
-                others = {state["pid"] for state in states} - {pid}
-                for state in states:
-                    watched[state["pid"]] = connect(state["pid"], deadline)
-                    watched[state["pid"]].ask("watch")
+                for other in [state["pid"] for state in chain(pid, deadline)]:
+                    if other != pid:
+                        watched[other] = connect(other, deadline)
+                        watched[other].ask("watch")
             talk.ask("stop")
             taken = talk.next() is not None
             talk.wait_end()
         # An order that it did not live to take has not reached the others either.
-        if not taken and (any(map(is_alive, others)) or _names_another(word, pid, deadline)):
+        if not taken and (any(map(is_alive, watched)) or _names_another(word, pid, deadline)):
             raise Unanswered(f"process {pid} ended before it answered")
-        for other in watched.values():
-            other.wait_end()
+        for watching in watched.values():
+            watching.wait_end()
     finally:
-        for other in watched.values():
-            other.close()
+        for watching in watched.values():
+            watching.close()
     while any(is_alive(number) for number in [pid, *watched]):
         deadline.pause()  # the kernel takes the conversations down a moment earlier
     _say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")

@@ -331,16 +331,15 @@ def test_a_stop_that_its_process_did_not_live_to_take(folder, monkeypatch, capsy
             assert command("reload", old)[0] == 0
             new = program.wait_serving(1)
 
-            def end_after(look):
-                def looked(*arguments):
-                    found = look(*arguments)
-                    os.kill(old, signal.SIGKILL)
-                    program.process.wait(TIMEOUT)
-                    return found
+            look = commands.chain
 
-                return looked
+            def look_and_kill(*arguments):
+                found = look(*arguments)
+                os.kill(old, signal.SIGKILL)
+                program.process.wait(TIMEOUT)
+                return found
 
-            monkeypatch.setattr(commands, "chain", end_after(commands.chain))
+            monkeypatch.setattr(commands, "chain", look_and_kill)
             assert commands.main(["stop", "--timeout", "20", str(old)]) == 1
             assert f"process {old} ended before it answered" in capsys.readouterr().err
         assert get(program.port) == "one end"

@@ -17,6 +17,9 @@ from harness import TIMEOUT, Load, Program, connect, environment, get, tool
 
 from endless_py import keep_pid
 
+# In FOLDER/start or FOLDER/end: that process waits until the test opens the gate.
+GATE = "if pid == {}: open(folder / 'gate').read()"
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -141,7 +144,7 @@ def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
         thread = active_request(folder, program.port, answers)
-        (folder / "end").write_text(f"if pid == {pid}: open(folder / 'gate').read()")
+        (folder / "end").write_text(GATE.format(pid))
         os.mkfifo(folder / "gate")
         os.kill(pid, signal.SIGHUP)
         program.wait(r"accepts no more")
@@ -228,7 +231,6 @@ STOPS = {
 def test_a_stop_at_each_step_ends_everything(step, number, folder):
     place, line = STOPS[step]
     answers: list[str] = []
-    gate = f"if pid == {{}}: open({str(folder / 'gate')!r}).read()"
     os.mkfifo(folder / "gate")
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
@@ -236,9 +238,9 @@ def test_a_stop_at_each_step_ends_everything(step, number, folder):
         if place == "active":
             threads.append(active_request(folder, program.port, answers))
         elif place == "end":
-            (folder / "end").write_text(gate.format(pid))
+            (folder / "end").write_text(GATE.format(pid))
         elif place in ("start", "bridge"):
-            (folder / "start").write_text(gate.format(pid))
+            (folder / "start").write_text(GATE.format(pid))
         os.kill(pid, signal.SIGHUP)
         program.wait(line) if place != "bridge" else None
         if place == "bridge":

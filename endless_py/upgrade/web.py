@@ -102,8 +102,7 @@ class Transfer:
 
     def _watch(self, sock: socket.socket) -> None:
         self._sockets.add(sock)
-        if time.monotonic() >= self.deadline:  # a name may take long to resolve
-            self._cut()
+        self.check_time()  # a name may take long to resolve, and the timer has run by then
 
     def _cut(self) -> None:
         for sock in list(self._sockets):
