@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 from endless_py import detached
 from endless_py.asking import (
@@ -65,6 +65,12 @@ def _names_another(word: str, pid: int, deadline: Deadline) -> bool:
             return False
         if _is_pid(word) or time.monotonic() > until:
             return False
+        deadline.pause()
+
+
+def _wait_gone(pids: Iterable[int], deadline: Deadline) -> None:
+    """Wait for the processes whose conversations are over: the kernel ends those first."""
+    while any(map(is_alive, pids)):
         deadline.pause()
 
 
@@ -126,6 +132,7 @@ def _say_ready(pid: int, ready: dict[str, Any]) -> None:
 
 def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
     if not ready["bridge"]:
+        _wait_gone([pid], deadline)
         _say(f"drained: pid {pid} has ended")
         return OK
     # The same pid now runs the new code, or will in a moment.
@@ -162,8 +169,7 @@ def _stop(pid: int, deadline: Deadline, word: str) -> int:
     finally:
         for watching in watched.values():
             watching.close()
-    while any(is_alive(number) for number in [pid, *watched]):
-        deadline.pause()  # the kernel takes the conversations down a moment earlier
+    _wait_gone([pid, *watched], deadline)
     _say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")
     return OK
 

@@ -83,7 +83,7 @@ def test_a_good_reload(folder):
         pattern = r"reloaded: generation 1 serves after \d+\.\d{3} s; pid (\d+) drains, pid (\d+) "
         assert re.match(pattern, first).groups() == (str(old), str(new))
         assert second == f"drained: pid {old} has ended"
-        program.wait_alone(new, 0.1)
+        program.wait_alone(new, 0)
         assert os.readlink(f"/proc/{new}/fd/2") == target
         program.stop(new)
 
