@@ -31,7 +31,7 @@ NEEDS = {"keepalive": "wrk", "connections": "wrk", "idle": "strace"}
 def test_a_benchmark_prints_its_rows(name, tmp_path):
     file = tmp_path / "table.md"
     words = [sys.executable, str(BENCH), "--quick", "--only", name, "--output", str(file)]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=170)
     assert done.stdout == file.read_text()
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     if "not measured: " in rows[-1] and name in NEEDS:
@@ -42,13 +42,13 @@ def test_a_benchmark_prints_its_rows(name, tmp_path):
 
 def test_the_list_here_is_whole():
     words = [sys.executable, str(BENCH), "--help"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=170)
     assert ", ".join(ROWS) in " ".join(done.stdout.split())
 
 
 def test_migration():
     words = [sys.executable, str(BENCH / "migration.py"), "--counts", "3,20", "--rounds", "2"]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=50)
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=170)
     head, *rows = [line.split() for line in done.stdout.splitlines()]
     assert head == ["connections", "median", "ms", "min", "max", "us/connection"]
     assert [row[0] for row in rows] == ["3", "20"]
