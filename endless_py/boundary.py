@@ -102,7 +102,8 @@ class Boundary:
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError("timed out")
             if self.draining() and grace is not None and time.monotonic() >= grace:
-                return False
+                # It may have come since, where many threads wait for their turn.
+                return bool(self._poll.poll(0))
 
     def _leave(self, handler: Any) -> bool:
         """Mark the connection so that it migrates when its handler has returned."""

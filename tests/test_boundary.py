@@ -23,6 +23,31 @@ with Server(("127.0.0.1", 0), Waiting) as server:
     server.serve_forever()
 """
 
+LATE = """
+import select, types
+
+class Late:
+    \"\"\"As in a thread that gets its turn long after its wait is over.\"\"\"
+
+    def __init__(self):
+        self.poller = select.poll()
+        self.register = self.poller.register
+
+    def poll(self, wait=None):
+        ready = self.poller.poll(wait)
+        if not ready and wait:
+            print("its grace is over", flush=True)
+            while not (folder / "go").exists():
+                time.sleep(0.01)
+        return ready
+
+endless_py.boundary.select = types.SimpleNamespace(poll=Late, POLLIN=select.POLLIN)
+Handler.migrates = False
+ThreadingHTTPServer.keepalive_grace = 0.1
+with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever()
+"""
+
 SNIFFING = """
 class Sniffing(Handler):
     def handle(self):
@@ -47,6 +72,24 @@ def test_a_reset_is_seen_where_the_handler_reads(tmp_path):
         program.wait("handler ended with ConnectionResetError")
         assert get(program.port).endswith(" end")
         program.stop(pid)
+
+
+def test_a_request_that_comes_as_the_grace_ends_is_answered(tmp_path):
+    with custom(tmp_path, LATE) as program:
+        pid = program.wait_serving()
+        client = connect(program.port)
+        client.request("GET", "/")
+        assert client.getresponse().read().endswith(b" end")
+        new = program.reload(1, pid)
+        program.wait("its grace is over")
+        client.request("GET", "/")
+        (tmp_path / "go").touch()
+        response = client.getresponse()
+        assert response.read().startswith(b"0 ")
+        assert response.getheader("Connection") == "close"
+        client.close()
+        program.wait_alone(new)
+        program.stop(new)
 
 
 def test_a_handler_that_looks_at_the_socket_itself_finds_everything_there(tmp_path):
