@@ -23,7 +23,7 @@ from endless_py.predecessors import Predecessors
 from endless_py.replacement import Replacement
 from endless_py.reports import Reports
 from endless_py.servers import Servers
-from endless_py.signals import HAMMER, RELOAD
+from endless_py.signals import HAMMER, RELOAD, Signals, left_by
 from endless_py.stopping import Stopping
 from endless_py.succession import Succession
 
@@ -44,8 +44,10 @@ class Neighbours:
         migration: Migration,
         manager: Manager,
         reports: Reports,
+        signals: Signals,
     ) -> None:
         self._life = life
+        self._signals = signals
         self._stumbles = stumbles
         self._servers = servers
         self._predecessors = predecessors
@@ -212,6 +214,8 @@ class Neighbours:
                 f"{predecessor} said nonsense over the channel, which is closed: "
                 f"{predecessor.nonsense}",
             )
+        if RELOAD in map(self._signals.roles.get, left_by(predecessor.pid)):
+            self._life.order(RELOAD, f"a reload that {predecessor} was told at its very end")
         if predecessor.kept:
             self._stopping.not_handed_back(
                 f"pid {predecessor.pid} has ended instead of starting anew"

@@ -54,6 +54,7 @@ from endless_py.signals import (
     Note,
     Signals,
     as_if_not_there,
+    block,
     unblock,
 )
 from endless_py.stopping import Stopping
@@ -122,6 +123,7 @@ class Generation:
             migration,
             manager,
             reports,
+            signals,
         )
         self.askers = Askers(life, servers, predecessors, succession, stopping, reports)
         self._watches_forks = False
@@ -426,7 +428,13 @@ class Generation:
         """The interpreter ends: no thread of ours may run into its finalization."""
         if os.getpid() != self.driver.pid:
             return
-        for part in (self._end_driving, self.departure.last_act, self.manager.ended):
+        last = (
+            self._end_driving,
+            self.departure.last_act,
+            self._pass_on_the_last,
+            self.manager.ended,
+        )
+        for part in last:
             try:
                 part()
             except Exception as error:
@@ -446,6 +454,13 @@ class Generation:
         faults.at("exit")
         if self.phase in (Phase.DRAINING, Phase.STOPPING) and self.servers.listenings():
             self.drained()  # the program's way to say so
+            self.advance()
+
+    def _pass_on_the_last(self) -> None:
+        """Nobody drives any more: what comes from now on is held back, and the successor looks."""
+        if self.succession.living is not None:
+            block(number for number, role in self.signals.roles.items() if role == RELOAD)
+            self.driver.notes.extend(map(self.signals.note, self.signals.overdue(last=True)))
             self.advance()
 
     def _watch_forks(self) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from endless_py import log
@@ -153,8 +154,11 @@ class Signals:
         """Return the moment (time.monotonic) at which `overdue()` may have something."""
         return min(self._late.values(), default=None)
 
-    def overdue(self) -> list[int]:
-        """Return the signals whose handler has not run in time. One thread at a time calls it."""
+    def overdue(self, last: bool = False) -> list[int]:
+        """Return the signals whose handler has not run in time. One thread at a time calls it.
+
+        last says that no time is left.
+        """
         now = time.monotonic()
         if self._waker is not None:
             for number in set(self._waker.clear()) & self._previous.keys():
@@ -165,7 +169,7 @@ class Signals:
         found = []
         for number, due in list(self._late.items()):
             if number not in self._ran:
-                if now < due:
+                if now < due and not last:
                     continue
                 self._taken.add(number)
                 if number not in self._ran:
@@ -241,6 +245,17 @@ def block(numbers: Iterable[int]) -> set[int]:
     They stay pending across a spawn or an exec.
     """
     return set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, set(numbers))))
+
+
+def left_by(pid: int) -> set[int]:
+    """Return the signals that a process held back to its end; Linux tells until it is reaped."""
+    found: set[int] = set()
+    with suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith((b"SigPnd:", b"ShdPnd:")):
+                mask = int(line.split()[1], 16)
+                found |= {bit + 1 for bit in range(mask.bit_length()) if mask >> bit & 1}
+    return found
 
 
 def unblock(numbers: Iterable[int]) -> None:

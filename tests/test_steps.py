@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -191,6 +192,36 @@ def test_a_signal_while_the_incumbent_cleans_up(number, folder):
         pid = program.wait_serving(left)
         program.wait_alone(pid)
         serves_and_reloads(program, folder, pid, left + 1, "v1")
+
+
+LATE = {
+    "atexit": "import atexit, os\natexit.register(os.kill, os.getpid(), 1)",  # runs after ours
+    "finalization": """
+import os
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, 1)
+
+last = Last()
+""",
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc")
+@pytest.mark.parametrize("when", LATE)
+def test_a_hup_at_the_very_end_of_the_incumbent_is_not_lost(when, folder):
+    (folder / "code").write_text(LATE[when])
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        (folder / "code").write_text("")
+        (folder / "version").write_text("v1")
+        os.kill(old, HUP)
+        program.wait(r"generation 1: .* told at its very end: started generation 2")
+        pid = program.wait_serving(2)
+        program.wait_alone(pid)
+        assert program.process.returncode == 0
+        serves_and_reloads(program, folder, pid, 3, "v1")
 
 
 def chain(program, folder, answers):
