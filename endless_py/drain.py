@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -20,10 +21,33 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 _ABANDON_AFTER = 0.5  # seconds a handler has to end once its connection was cut
+_TURNS = 10_000  # a second; how often waiting threads may ask for their turn
+_LONGEST_TURN = 0.2
 
 
 class HandlerCut(BaseException):
     """Raised in the main thread inside a handler that outlasted the hammer."""
+
+
+class Turns:
+    """Has the threads of a big crowd ask less often for their turn.
+
+    Each that waits for the interpreter asks every sys.getswitchinterval() seconds. A drain wakes
+    all idle handlers at once, and a thousand of them spend most of their time on asking.
+    """
+
+    def __init__(self) -> None:
+        self._own = self._set = 0.0  # the program's interval, and what it was made
+
+    def share(self, threads: int) -> None:
+        """So many threads may be waiting; with 0 the interval is the program's again."""
+        now = sys.getswitchinterval()
+        if now != self._set:
+            self._own = now
+        wanted = max(self._own, min(threads / _TURNS, _LONGEST_TURN))
+        if wanted != now:
+            sys.setswitchinterval(wanted)
+        self._set = sys.getswitchinterval()
 
 
 class Drain:
@@ -34,11 +58,13 @@ class Drain:
         self._servers = servers
         self._hooks = hooks
         self._due: Optional[str] = None  # why, until it has begun
+        self._turns = Turns()
 
     def start(self, why: str) -> None:
         """Stop accepting, and tell everybody."""
         self._due = why
         faults.at("stop accepting")
+        self._share_turns()
         active, longest = self._servers.stop_accepting()
         self._life.log(
             log.INFO,
@@ -56,8 +82,17 @@ class Drain:
         if self._due is not None:
             self.start(self._due)
 
+    def undo(self) -> None:
+        """Nobody drains any more."""
+        self._servers.undo_drain()
+        self._turns.share(0)
+
+    def _share_turns(self) -> None:
+        self._turns.share(sum(len(serving.connections.active) for serving in self._servers.all))
+
     def check(self) -> None:
         """Cut, then abandon, what is still active when its time is over."""
+        self._share_turns()
         for serving in self._servers.all:
             _check(serving, self._life)
 

@@ -210,7 +210,7 @@ class Succession:
             f"{successor} died without a word: {successor.failure}; this one accepts again",
         )
         self._life.move(Phase.SERVING)
-        self._servers.undo_drain()
+        self._drain.undo()
         self._servers.accept_again()
         self.again = successor.reload_passed
         for listening in self._servers.listenings():
