@@ -459,7 +459,7 @@ class Generation:
     def _pass_on_the_last(self) -> None:
         """Nobody drives any more: what comes from now on is held back, and the successor looks."""
         if self.succession.living is not None:
-            block(number for number, role in self.signals.roles.items() if role == RELOAD)
+            block(self.signals.taken(RELOAD))
             self.driver.notes.extend(map(self.signals.note, self.signals.overdue(last=True)))
             self.advance()
 

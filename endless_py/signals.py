@@ -75,6 +75,10 @@ class Signals:
         names = (signal.Signals(n).name[3:] for n, found in self.roles.items() if found == role)
         return next(names, "")
 
+    def taken(self, role: str) -> set[int]:
+        """Return the signals with this role that are not the program's own."""
+        return {number for number in self._previous if self.roles.get(number) == role}
+
     def set_roles(self, roles: dict[int, str]) -> None:
         """Change which signals do what, and let them in."""
         self.roles = roles
@@ -249,13 +253,14 @@ def block(numbers: Iterable[int]) -> set[int]:
 
 def left_by(pid: int) -> set[int]:
     """Return the signals that a process held back to its end; Linux tells until it is reaped."""
-    found: set[int] = set()
+    masks = {b"SigPnd": 0, b"ShdPnd": 0, b"SigBlk": 0}
     with suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as file:
-        for line in file:
-            if line.startswith((b"SigPnd:", b"ShdPnd:")):
-                mask = int(line.split()[1], 16)
-                found |= {bit + 1 for bit in range(mask.bit_length()) if mask >> bit & 1}
-    return found
+        for name, _, value in (line.partition(b":") for line in file):
+            if name in masks:
+                masks[name] = int(value, 16)
+    # One that ended the process is pending as well.
+    left = (masks[b"SigPnd"] | masks[b"ShdPnd"]) & masks[b"SigBlk"]
+    return {bit + 1 for bit in range(left.bit_length()) if left >> bit & 1}
 
 
 def unblock(numbers: Iterable[int]) -> None:

@@ -224,6 +224,21 @@ def test_a_hup_at_the_very_end_of_the_incumbent_is_not_lost(when, folder):
         serves_and_reloads(program, folder, pid, 3, "v1")
 
 
+def test_a_hup_that_is_the_programs_own_is_so_to_the_end(folder):
+    own = "import endless_py, signal\nsignal.signal(1, lambda *_: endless_py.reload())"
+    (folder / "code").write_text(own + LATE["finalization"])
+    with Program("steps.py", folder) as program:
+        old = program.wait_serving()
+        (folder / "code").write_text("")
+        new = program.reload(1, old)
+        program.wait(rf"\[{new}\] .*\(pid {old}\) has ended")
+        assert get(program.port) == "v0 end"
+        program.wait_alone(new)
+        assert program.process.returncode == -HUP  # what the interpreter makes of it
+        program.stop(new)
+        assert "generation 2" not in program.text
+
+
 def chain(program, folder, answers):
     """Three generations: the first two each drain a slow answer, the third serves."""
     pids = [program.wait_serving()]
