@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -183,6 +184,8 @@ class Driver:
         finally:
             self._helper = self._helper_waiter = None
             waiter.close()
+            if self._helper_quits:  # a signal in its last moment is for another thread
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             helper.release()
         if self._pending() and not self._free and not self._helper_quits:
             self._start_helper()
