@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _ABANDON_AFTER = 0.5  # seconds a handler has to end once its connection was cut
 _TURNS = 10_000  # a second; how often waiting threads may ask for their turn
-_LONGEST_TURN = 0.2
+_LONGEST_TURN = 0.2  # seconds
 
 
 class HandlerCut(BaseException):

@@ -24,7 +24,7 @@ from collections import deque
 
 from endless_py.loop import Waiter
 from endless_py.serving import Serving
-from endless_py.signals import Note
+from endless_py.signals import Note, block
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Driver:
             self._helper = self._helper_waiter = None
             waiter.close()
             if self._helper_quits:  # a signal in its last moment is for another thread
-                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+                block(signal.valid_signals())
             helper.release()
         if self._pending() and not self._free and not self._helper_quits:
             self._start_helper()

@@ -214,7 +214,7 @@ class Neighbours:
                 f"{predecessor} said nonsense over the channel, which is closed: "
                 f"{predecessor.nonsense}",
             )
-        if self._signals.taken(RELOAD) & left_by(predecessor.pid):
+        if self._signals.ours(RELOAD) & left_by(predecessor.pid):
             self._life.order(RELOAD, f"a reload that {predecessor} was told at its very end")
         if predecessor.kept:
             self._stopping.not_handed_back(

@@ -398,7 +398,7 @@ class Generation:
 
     def _take_steps(self) -> None:
         self._called = False
-        self.driver.notes.extend(map(self.signals.note, self.signals.overdue()))
+        self._note_overdue()
         if self.terminal is not None:
             self.terminal.look()
         self.askers.remote.step()
@@ -421,6 +421,9 @@ class Generation:
         if self.phase is Phase.DRAINED:
             self.departure.ending.check()
         self.manager.check()
+
+    def _note_overdue(self, last: bool = False) -> None:
+        self.driver.notes.extend(map(self.signals.note, self.signals.overdue(last)))
 
     # -- ends and forks ---------------------------------------------------
 
@@ -459,8 +462,8 @@ class Generation:
     def _pass_on_the_last(self) -> None:
         """Nobody drives any more: what comes from now on is held back, and the successor looks."""
         if self.succession.living is not None:
-            block(self.signals.taken(RELOAD))
-            self.driver.notes.extend(map(self.signals.note, self.signals.overdue(last=True)))
+            block(self.signals.ours(RELOAD))
+            self._note_overdue(last=True)
             self.advance()
 
     def _watch_forks(self) -> None:

@@ -75,7 +75,7 @@ class Signals:
         names = (signal.Signals(n).name[3:] for n, found in self.roles.items() if found == role)
         return next(names, "")
 
-    def taken(self, role: str) -> set[int]:
+    def ours(self, role: str) -> set[int]:
         """Return the signals with this role that are not the program's own."""
         return {number for number in self._previous if self.roles.get(number) == role}
 
