@@ -410,12 +410,13 @@ class Generation:
         self.neighbours.hear_successor()
         self.succession.reap()
         self.reload.hand_back()
-        self.migration.step(self.succession.receiver())
         self.neighbours.check_successor()
         self.drain.start_due()
         if self.phase in (Phase.DRAINING, Phase.STOPPING):
             self.drain.check()
             self.neighbours.hear_successor()  # died since, it would leave nobody who accepts
+        # After the last words: what it has taken makes room for more, and nothing tells again.
+        self.migration.step(self.succession.receiver())
         if self.phase in (Phase.DRAINING, Phase.STOPPING):
             self.departure.check()
         if self.phase is Phase.DRAINED:

@@ -142,6 +142,44 @@ def test_two_thousand_idle_connections_migrate_in_one_reload():
         assert "Traceback" not in program.text
 
 
+# The incumbent looks away until its handlers have ended, and again until the successor has answered
+# for all that it was sent: from then on nothing but the answers says that there is more to send.
+LOOKS_AWAY = """
+from endless_py import process
+current = process.current
+check = current.drain.check
+
+def answered():
+    under_way = len(current.migration._under_way)
+    try:
+        said = current.succession.living.channel._socket.recv(1 << 20, socket.MSG_PEEK)
+    except BlockingIOError:
+        said = b""
+    return said.count(b'"taken"') * 16 >= under_way  # it is sent batches of 16
+
+def look_away():
+    while threading.active_count() > 1 or not answered():
+        time.sleep(0.01)
+    check()
+
+if current.number == 0:
+    current.drain.check = look_away
+"""
+
+
+def test_answers_that_come_all_at_once_make_room_for_the_rest(tmp_path):
+    with custom(tmp_path, LOOKS_AWAY + SERVE) as program:
+        old = program.wait_serving()
+        clients = idle_clients(program, 200)
+        new = program.reload(1, old)
+        program.wait(rf"\(pid {old}\) has ended")
+        for client in clients:
+            assert ask(client).startswith("1 ")
+        close(clients)
+        program.stop(new)
+        assert "Traceback" not in program.text
+
+
 # -- a successor that dies or stands still in the middle --------------------
 
 # Where FOLDER/fatal names a signal and a number, the successor sends itself that signal as it
