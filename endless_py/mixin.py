@@ -223,15 +223,18 @@ class GracefulMixIn:
         """As socketserver's; the connection is not active any more, and may migrate now."""
         serving = self._serving
         active = serving.connections.active
+        leaves = False
         try:
             connection = active.get(id(request))
             if connection is not None and connection.leaves_with is not None:
+                leaves = True
                 self._send_off(connection)
             super().close_request(request)  # type: ignore[misc]
         finally:
-            # A second call for the same one is harmless.
+            # A second call for the same one is harmless. One that leaves has to be looked at even
+            # where nobody drains any more: the successor may have died since.
             if active.pop(id(request), None) is not None and (
-                not serving.accepting or serving.paused_until is not None or serving.full
+                leaves or not serving.accepting or serving.paused_until is not None or serving.full
             ):
                 serving.paused_until = None
                 serving.full = False

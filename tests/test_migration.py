@@ -288,6 +288,33 @@ def test_what_a_killed_successor_has_not_taken_is_served_here(number, kind, coun
         assert "Traceback" not in program.text
 
 
+# The incumbent's handlers end only when FOLDER/go is there.
+LINGERS = """
+class Handler(Handler):
+    def finish(self):
+        (folder / "ends").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.01)
+        super().finish()
+"""
+
+
+def test_a_handler_that_ends_late_leaves_its_connection_to_nobody(tmp_path):
+    """The successor it was to migrate to is long dead when the handler has ended."""
+    with custom(tmp_path, LINGERS + SERVE) as program:
+        old = program.wait_serving()
+        client = connect(program.port)
+        ask(client)
+        new = program.reload(1, old)
+        wait_until((tmp_path / "ends").exists)
+        os.kill(new, signal.SIGKILL)
+        program.wait(rf"generation 1 \(pid {new}\) killed by SIGKILL")
+        (tmp_path / "go").touch()
+        assert ask(client).startswith("0 ")
+        client.close()
+        program.stop(old)
+
+
 def test_what_the_successor_has_not_accepted_is_served_here():
     with Program("http_server.py", "ThreadingHTTPServer", 0) as program:
         old = program.wait_serving()
