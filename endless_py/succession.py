@@ -51,6 +51,7 @@ class Succession:
         self.successor: Optional[Successor] = None
         self.again = False  # another reload is to follow the present one
         self._handed: list[Serving] = []  # in the order of the successor's numbers
+        self._grace_ends: Optional[float] = None  # what it has not adopted is given up then
 
     @property
     def living(self) -> Optional[Successor]:
@@ -61,6 +62,7 @@ class Succession:
     def begins(self, successor: Successor, handed: list[Serving]) -> None:
         """It has been started, or will be by the process that it is to become."""
         self.successor, self._handed = successor, handed
+        self._grace_ends = None
         self._life.move(Phase.RELOADING)
 
     def pass_on(self, word: str, name: str) -> None:
@@ -116,14 +118,10 @@ class Succession:
         successor = self.living
         if self._life.phase is not Phase.RELOADING or successor is None:
             return None
-        times = []
+        times = [self._grace_ends]
         if successor.started is not None:
             times.append(successor.started + self._servers.ready_timeout())
-        if successor.first_ready is not None:
-            grace = successor.first_ready + ADOPTION_GRACE
-            if grace > time.monotonic():
-                times.append(grace)
-        return min(times, default=None)
+        return min((t for t in times if t is not None), default=None)
 
     def check(self) -> None:
         """During a reload: take leave once everything is served; fail it when it takes too long."""
@@ -131,14 +129,17 @@ class Succession:
         if successor is None:
             return
         now = time.monotonic()
+        self._grace_ends = None
         complete = successor.first_ready is not None
         for index, serving in enumerate(self._handed):
             if index in successor.ready or not serving.entered:
                 continue
-            if index in successor.adopted or (
-                successor.first_ready is not None and now < successor.first_ready + ADOPTION_GRACE
-            ):
+            if index in successor.adopted:
                 complete = False
+            elif successor.first_ready is not None:
+                grace_ends = successor.first_ready + ADOPTION_GRACE
+                if now < grace_ends:
+                    self._grace_ends, complete = grace_ends, False
         timeout = self._servers.ready_timeout()
         if complete:
             self._take_leave(successor)
