@@ -199,7 +199,8 @@ class AcceptLoop:
                 retry = min(retry or child.retry_at, child.retry_at)
         waiter.watch(watched)
         deadlines = [current.deadline() if leads else None, self._until, retry]
-        deadlines.append(serving.paused_until)
+        if serving.accepting:
+            deadlines.append(serving.paused_until)
         ends = min((t for t in deadlines if t is not None), default=None)
         settled = ends is None and (current.alone() or not leads)
         serving.settled = (listener, concern) if settled else None

@@ -17,6 +17,18 @@ from harness import TIMEOUT, Load, Program, connect, environment, get, tool
 from test_signals import SERVE, custom, slow_request
 
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
+# How often the program has waited for something.
+COUNTS = """
+from endless_py.loop import Waiter
+waits, wait = 0, Waiter.wait
+
+def counted(self, timeout):
+    global waits
+    waits += 1
+    return wait(self, timeout)
+
+Waiter.wait = counted
+"""
 
 
 def cpu(pid):
@@ -203,6 +215,57 @@ HTTPServer.request_queue_size = 100
             assert client.makefile("rb").read().endswith(b"end")
             client.close()
         program.stop(pid)
+
+
+def test_a_drain_without_a_free_descriptor_does_not_spin(tmp_path):
+    code = f"""{COUNTS}
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+def fill():
+    while not (folder / "fill").exists():
+        time.sleep(0.01)
+    try:
+        while True:
+            os.dup(0)
+    except OSError:
+        print("full", flush=True)
+
+threading.Thread(target=fill).start()
+{SERVE}
+print("waited", waits, flush=True)
+"""
+    answers: list[str] = []
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        thread = slow_request(tmp_path, program.port, answers)
+        (tmp_path / "fill").touch()
+        program.wait("full")
+        with socket.create_connection(("127.0.0.1", program.port), TIMEOUT):
+            program.wait("cannot accept")
+            os.kill(pid, signal.SIGTERM)
+            program.wait("accepts no more")
+            time.sleep(1)  # what it would spin in
+        (tmp_path / "go").touch()
+        thread.join(TIMEOUT)
+        assert int(program.wait(r"waited (\d+)")[1]) < 100
+        assert program.process.wait(TIMEOUT) == 0
+        assert answers[0].startswith("0 ")
+
+
+def test_a_program_that_ends_long_after_its_drain_does_not_spin(tmp_path):
+    code = f"""{COUNTS}
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server.drain_timeout = 0.1
+server.serve_forever()
+before = waits
+time.sleep(1)  # it cleans up, for longer than a drain may take
+print("waited", waits - before, flush=True)
+"""
+    with custom(tmp_path, code) as program:
+        os.kill(program.wait_serving(), signal.SIGTERM)
+        assert int(program.wait(r"waited (\d+)")[1]) < 100
+        assert program.process.wait(TIMEOUT) == 0
 
 
 def test_max_children_during_a_reload(tmp_path):
