@@ -22,6 +22,13 @@ from test_signals import SERVE, custom
 
 RELOADS = 10
 THREADS = 3
+# What socketserver says of a connection that is reset while no request is under way, as haproxy
+# ends what it has no use for.
+IDLE_RESET = re.compile(
+    r"-{40}\nException occurred [^\n]*\nTraceback[^\n]*\n(?:  [^\n]*\n)*"
+    r"[^\n]*self\.raw_requestline = self\.rfile\.readline\([^\n]*\n(?:  [^\n]*\n)*"
+    r"ConnectionResetError: [^\n]*\n-{40}\n"
+)
 
 
 @contextlib.contextmanager
@@ -37,7 +44,8 @@ def reload_under(program, load, count=RELOADS):
     for generation in range(1, count + 1):
         pid = program.reload(generation, pid)
         load.wait_answer(f"{generation} ")
-    assert "Traceback" not in program.text  # a client that is killed later may cause one
+    # A client that is killed later may cause one.
+    assert "Traceback" not in IDLE_RESET.sub("", program.text)
     return pid
 
 
