@@ -23,6 +23,16 @@ UNITS = Path(__file__).resolve().parent / "systemd"
 PORTS = {"app-notify": 8001, "app-socket": 8002, "app-forking": 8003}
 KEPT = {"app-simple": "simple", "app-exec": "exec"}
 CLONE_NEWNET = 0x40000000
+# Two containers at a time would have the same units in the same cgroup, and remove each other's.
+CGROUPS = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")
+IN_A_CGROUP = f"""
+for root in {CGROUPS[0]} {CGROUPS[1]}; do
+    if [ -e $root/cgroup.procs ]; then
+        mkdir $root/$0 && echo $$ >$root/$0/cgroup.procs
+    fi
+done
+exec "$@"
+"""
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container")
 
 
@@ -47,6 +57,8 @@ class Machine:
         command += [f"--bind-ro={units}:/run/systemd/system", f"--bind-ro={sys.base_prefix}"]
         command += ["-b", "systemd.unit=basic.target", "systemd.firstboot=off"]
         command += ["systemd.mask=systemd-firstboot.service"]
+        self.cgroup = f"endless{os.getpid()}"
+        command = ["sh", "-c", IN_A_CGROUP, self.cgroup, *command]
         self.console = folder / "console"
         with self.console.open("w") as console:
             self.process = subprocess.Popen(
@@ -119,6 +131,10 @@ class Machine:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for root in CGROUPS:
+            for folder, _, _ in os.walk(root / self.cgroup, topdown=False):
+                with contextlib.suppress(OSError):  # it has not ended entirely
+                    os.rmdir(folder)
 
 
 @pytest.fixture(scope="module")
