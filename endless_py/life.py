@@ -24,6 +24,11 @@ class Life:
         self.phase = Phase.STARTING
         self.since = time.time()  # in this phase
 
+    @property
+    def drains(self) -> bool:
+        """Whether active handlers finish and no more is accepted."""
+        return self.phase in (Phase.DRAINING, Phase.STOPPING)
+
     def move(self, phase: Phase) -> None:
         """Go to another phase; raises ValueError for a move that is not in the table."""
         if phase is self.phase:

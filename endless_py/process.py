@@ -330,10 +330,6 @@ class Generation:
             )
         return True
 
-    @property
-    def _drains(self) -> bool:
-        return self.phase in (Phase.DRAINING, Phase.STOPPING)
-
     def _active(self) -> bool:
         return self._pending and self.phase is not Phase.STARTING
 
@@ -374,7 +370,7 @@ class Generation:
             self.succession.deadline(),
             self.manager.deadline(),
             self.askers.remote.deadline(),
-            self.servers.deadline() if self._drains else None,
+            self.servers.deadline() if self.life.drains else None,
             *(channel.retry_at for channel in self._channels()),
         )
         return min((t for t in times if t is not None), default=None)
@@ -416,12 +412,12 @@ class Generation:
         self.reload.hand_back()
         self.neighbours.check_successor()
         self.drain.start_due()
-        if self._drains:
+        if self.life.drains:
             self.drain.check()
             self.neighbours.hear_successor()  # died since, it would leave nobody who accepts
         # After the last words: what it has taken makes room for more, and nothing tells again.
         self.migration.step(self.succession.receiver())
-        if self._drains:
+        if self.life.drains:
             self.departure.check()
         if self.phase is Phase.DRAINED:
             self.departure.ending.check()
@@ -460,7 +456,7 @@ class Generation:
         with self.driver.lock:  # another server's thread may be in the middle of the last step
             pass
         faults.at("exit")
-        if self._drains and self.servers.listenings():
+        if self.life.drains and self.servers.listenings():
             self.drained()  # the program's way to say so
             self.advance()
 

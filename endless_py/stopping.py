@@ -80,7 +80,7 @@ class Stopping:
 
     def hammer(self, name: str) -> None:
         """End what is still active, by the order of that name."""
-        if self._life.phase in (Phase.DRAINING, Phase.STOPPING):
+        if self._life.drains:
             self._life.log(log.WARNING, f"{name}: ends what is still active now")
         self._servers.hammer()
 

@@ -53,12 +53,12 @@ class Machine:
         (units / "app-exec.service").write_text(simple.replace("Type=simple", "Type=exec"))
         command = [tool("systemd-nspawn", "systemd-container"), "--quiet", "--register=no"]
         command += ["--keep-unit", "--private-network", "-D", "/", "--volatile=yes"]
-        command += [f"--machine=endless{os.getpid()}", f"--bind={self.app}:/srv/app"]
+        self.name = f"endless{os.getpid()}"
+        command += [f"--machine={self.name}", f"--bind={self.app}:/srv/app"]
         command += [f"--bind-ro={units}:/run/systemd/system", f"--bind-ro={sys.base_prefix}"]
         command += ["-b", "systemd.unit=basic.target", "systemd.firstboot=off"]
         command += ["systemd.mask=systemd-firstboot.service"]
-        self.cgroup = f"endless{os.getpid()}"
-        command = ["sh", "-c", IN_A_CGROUP, self.cgroup, *command]
+        command = ["sh", "-c", IN_A_CGROUP, self.name, *command]
         self.console = folder / "console"
         with self.console.open("w") as console:
             self.process = subprocess.Popen(
@@ -132,7 +132,7 @@ class Machine:
             self.process.kill()
             self.process.wait()
         for root in CGROUPS:
-            for folder, _, _ in os.walk(root / self.cgroup, topdown=False):
+            for folder, _, _ in os.walk(root / self.name, topdown=False):
                 with contextlib.suppress(OSError):  # it has not ended entirely
                     os.rmdir(folder)
 
