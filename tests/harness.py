@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import re
 import shutil
 import signal
@@ -172,6 +173,16 @@ def connect(address: object) -> http.client.HTTPConnection:
     if isinstance(address, int):
         return http.client.HTTPConnection("127.0.0.1", address, timeout=TIMEOUT)
     return UnixHTTPConnection(str(address))
+
+
+def free_port() -> int:
+    """Return a port that nobody is given by chance until it is bound: below those for clients."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32000)  # hypothesis seeds the other one
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def queued(port: int) -> int:

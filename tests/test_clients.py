@@ -17,7 +17,7 @@ import threading
 import httpx
 import pytest
 import urllib3
-from harness import TIMEOUT, Load, Program, get, tool
+from harness import TIMEOUT, Load, Program, free_port, get, tool
 from test_signals import SERVE, custom
 
 RELOADS = 10
@@ -298,12 +298,6 @@ class Handler(Handler):
         time.sleep(float(self.path.partition("?")[2] or 0))
         self.wfile.write(data[2:])
 """
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

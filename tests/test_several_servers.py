@@ -9,13 +9,7 @@ import signal
 import socket
 
 import pytest
-from harness import TIMEOUT, Program
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+from harness import TIMEOUT, Program, free_port
 
 
 def ask(family, address, kind=socket.SOCK_STREAM, path=None):

@@ -7,7 +7,6 @@ import http.client
 import importlib.util
 import json
 import select
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Callable, NamedTuple, Optional, Sequence, TypeVar
 
 import harness
 import pytest
-from harness import TIMEOUT, Program, environment
+from harness import TIMEOUT, Program, environment, free_port
 
 HERE = Path(__file__).resolve().parent
 STANDARD, OURS, MINIMAL = "standard", "endless_py", "minimal"
@@ -109,12 +108,6 @@ def run_client(settings: Settings, kind: str, port: int, seconds: float):
 def start_client(settings: Settings, kind: str, port: int, seconds: float):
     words = [sys.executable, str(HERE / "clients.py"), kind, str(port), str(seconds)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, env=settings.env())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def ask(port: int, path: str = "/", method: str = "GET") -> int:

@@ -10,12 +10,13 @@ import signal
 import socket
 import statistics
 import subprocess
+import tempfile
 import time
 from itertools import chain
 from pathlib import Path
 from typing import Callable, Tuple
 
-from harness import TIMEOUT
+from harness import TIMEOUT, free_port
 from measure import (
     MINIMAL,
     OURS,
@@ -28,7 +29,6 @@ from measure import (
     differences,
     end_of,
     first_answer,
-    free_port,
     ratio_row,
     ratios,
     server,
@@ -47,12 +47,17 @@ def _start(settings: Settings, count: int = 1, library: str = OURS) -> float:
     start = time.monotonic()
     words = command(library, KIND, port, count)
     with contextlib.ExitStack() as stack:
+        said = stack.enter_context(tempfile.TemporaryFile())
         process = subprocess.Popen(
-            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=settings.env()
+            words, stdout=subprocess.DEVNULL, stderr=said, env=settings.env()
         )
         stack.callback(process.wait, TIMEOUT)
         stack.callback(process.kill)
-        return MS * (first_answer(port)[0] - start)
+        try:
+            return MS * (first_answer(port)[0] - start)
+        except AssertionError as error:
+            said.seek(0)
+            raise AssertionError(f"{error}; it said: {said.read().decode()}") from None
 
 
 def _reload(

@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -18,7 +17,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, ROOT, TIMEOUT, Load, get
+from harness import PROGRAMS, ROOT, TIMEOUT, Load, free_port, get
 
 MANAGERS = Path(__file__).resolve().parent
 RELOADS = 5
@@ -33,16 +32,6 @@ def until(condition):
             return found
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """Return a port below those that clients are given, of this test process's own."""
-    for port in range(10000 + os.getpid() % 20000, 32000):
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 class App:
