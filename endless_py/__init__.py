@@ -14,8 +14,7 @@ import importlib
 import sys
 
 from endless_py import socketserver
-from endless_py.boundary import await_message
-from endless_py.control import (
+from endless_py._api import (
     after_signal,
     before_reload,
     before_signal,
@@ -36,6 +35,8 @@ from endless_py.control import (
     stop,
     wait_for_predecessor,
 )
+from endless_py._server.idle import await_message
+from endless_py._server.mixin import GracefulMixIn
 from endless_py.exceptions import (
     ChannelClosed,
     ChannelError,
@@ -43,7 +44,6 @@ from endless_py.exceptions import (
     PidFileError,
     UnsupportedPlatform,
 )
-from endless_py.mixin import GracefulMixIn
 from endless_py.socketserver import *  # noqa: F403
 from endless_py.socketserver import __all__ as _socketserver_names
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import Any, Optional, Sequence
 
-from endless_py import process
+from endless_py._reload import process
 from endless_py.exceptions import EndlessError, PidFileError
 from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
 
@@ -119,7 +119,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns the exit status: 2 for bad arguments, 1 when it cannot serve."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in _COMMANDS:
-        from endless_py import commands
+        from endless_py._control import commands
 
         return commands.main(words)
     parser = _parser()

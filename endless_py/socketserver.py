@@ -13,7 +13,7 @@ from socketserver import (
     ThreadingMixIn,
 )
 
-from endless_py.mixin import GracefulMixIn
+from endless_py._server.mixin import GracefulMixIn
 
 __all__ = [
     "BaseRequestHandler",

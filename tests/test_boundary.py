@@ -41,7 +41,7 @@ class Late:
                 time.sleep(0.01)
         return ready
 
-endless_py.boundary.select = types.SimpleNamespace(poll=Late, POLLIN=select.POLLIN)
+endless_py._server.idle.select = types.SimpleNamespace(poll=Late, POLLIN=select.POLLIN)
 Handler.migrates = False
 ThreadingHTTPServer.keepalive_grace = 0.1
 with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from endless_py.channel import HEADER, MAGIC, MAX_BODY, MAX_DESCRIPTORS, Channel
+from endless_py._handoff.channel import HEADER, MAGIC, MAX_BODY, MAX_DESCRIPTORS, Channel
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 
@@ -215,7 +215,7 @@ def test_messages_given_back_come_first(pair):
 def test_what_the_kernel_takes_later_is_not_tried_without_a_pause(pair, number, monkeypatch):
     left, right = pair
     tries, now = [], 100.0
-    monkeypatch.setattr("endless_py.channel.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("endless_py._handoff.channel.time", SimpleNamespace(monotonic=lambda: now))
 
     class Full:
         def __init__(self, sock):

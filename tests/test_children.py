@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from endless_py.children import Child, Children
+from endless_py._handoff.child import Child, Children
 
 TIMEOUT = 10
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from harness import Program, environment, get
 
-from endless_py.children import describe
+from endless_py._handoff.child import describe
 
 SERVER = """
 import json, os, sys
 {before}
-from endless_py import process
+from endless_py._reload import process
 from endless_py.http.server import BaseHTTPRequestHandler, HTTPServer
 
 class Handler(BaseHTTPRequestHandler):

@@ -16,8 +16,8 @@ import time
 import pytest
 from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids
 
-from endless_py import commands
-from endless_py.remote import MAX_REQUEST
+from endless_py._control import commands
+from endless_py._control.socket import MAX_REQUEST
 
 NOBODY = 65534
 
@@ -506,7 +506,7 @@ def test_wrong_arguments(words):
 
 AS_NOBODY = """
 import os, socket, sys
-from endless_py import asking, commands
+from endless_py._control import client as asking, commands
 commands._parser()  # imports what nobody may not read, perhaps
 pid = int(sys.argv[1])
 address = asking.addresses(pid)[0]

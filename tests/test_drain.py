@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from endless_py.drain import Turns
+from endless_py._reload.drain import Turns
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from harness import ROOT, Load, Program, environment, get
 from test_signals import custom
 
-from endless_py.channel import HEADER, MAGIC
+from endless_py._handoff.channel import HEADER, MAGIC
 
 FACTS = """
 import os, sys

@@ -186,7 +186,7 @@ def test_sigkill_of_the_incumbent_before_ready_leaves_the_successor_serving(fold
 
 DIES_AT_THE_HAMMER = """
 import select
-from endless_py import drain, process
+from endless_py._reload import drain, process
 ThreadingHTTPServer.drain_timeout = 0.2
 plain, killed = drain._check, []
 def check(serving, life):

@@ -12,7 +12,7 @@ import pytest
 from harness import TIMEOUT, get, reloads_under_load
 from test_signals import custom
 
-from endless_py import handler_threads
+from endless_py._server import threads as handler_threads
 
 CODE = """
 import contextvars

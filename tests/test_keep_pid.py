@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from harness import TIMEOUT, Load, Program, connect, environment, get, tool
 
-from endless_py import keep_pid
+from endless_py._supervisor import detect as keep_pid
 
 # In FOLDER/start or FOLDER/end: that process waits until the test opens the gate.
 GATE = "if pid == {}: open(folder / 'gate').read()"

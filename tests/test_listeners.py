@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from endless_py.listeners import Binding, Inheritance, Listener
+from endless_py._sockets.listener import Binding, Inheritance, Listener
 
 INET, INET6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM

@@ -19,7 +19,7 @@ from test_signals import SERVE, custom, slow_request
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
 # How often the program has waited for something.
 COUNTS = """
-from endless_py.loop import Waiter
+from endless_py._sockets.poller import Waiter
 waits, wait = 0, Waiter.wait
 
 def counted(self, timeout):

@@ -18,8 +18,8 @@ from harness import TIMEOUT, Program, connect, environment, get
 from test_growth import held
 from test_signals import SERVE, custom
 
-from endless_py.channel import Channel
-from endless_py.migration import Migration, Traveller
+from endless_py._handoff.channel import Channel
+from endless_py._reload.migration import Migration, Traveller
 
 
 def exchange(connection, path="/"):
@@ -145,7 +145,7 @@ def test_two_thousand_idle_connections_migrate_in_one_reload():
 # The incumbent looks away until its handlers have ended, and again until the successor has answered
 # for all that it was sent: from then on nothing but the answers says that there is more to send.
 LOOKS_AWAY = """
-from endless_py import process
+from endless_py._reload import process
 current = process.current
 check = current.drain.check
 
@@ -185,7 +185,7 @@ def test_answers_that_come_all_at_once_make_room_for_the_rest(tmp_path):
 # Where FOLDER/fatal names a signal and a number, the successor sends itself that signal as it
 # takes up that connection; it notes each one before, so that it is known which ones were not.
 FATAL = """
-from endless_py.traveller import Traveller
+from endless_py._sockets.traveller import Traveller
 taken = (folder / "taken").open("ab", buffering=0)
 number, at = map(int, (folder / "fatal").read_text().split())
 take = Traveller.from_json

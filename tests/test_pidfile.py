@@ -10,8 +10,8 @@ import sys
 import pytest
 from harness import TIMEOUT, Program, environment, get
 
+from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import PidFileError
-from endless_py.pidfile import PidFile, read_pid
 
 IN_CODE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / {name!r}\n"
 

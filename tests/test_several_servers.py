@@ -121,7 +121,7 @@ def test_a_stale_path_is_taken_over_and_an_answering_one_is_a_clear_error(tmp_pa
 
 
 FULL = """
-from endless_py import process
+from endless_py._reload import process
 
 servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
 first = threading.Thread(target=servers[0].serve_forever, daemon=True)

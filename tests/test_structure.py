@@ -1,4 +1,4 @@
-"""Imports between the rooms of the package go one way, those inside functions included."""
+"""The house: imports go one way, between the floors and between the rooms of one floor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# From the top: a room imports from its own floor and from those below it.
+FLOORS = [
+    ["endless_py.__main__", "endless_py.upgrade"],
+    ["endless_py"],
+    ["endless_py._api", "endless_py.wsgiref", "endless_py.xmlrpc"],
+    ["endless_py.http", "endless_py.socketserver"],
+    ["endless_py._server"],
+    ["endless_py._reload"],
+    ["endless_py._control", "endless_py._handoff"],
+    ["endless_py._sockets"],
+    ["endless_py._supervisor"],
+    ["endless_py._support"],
+    ["endless_py.exceptions"],
+]
 
 
 def room(path):
@@ -32,10 +46,28 @@ def imports(path):
     return found & ROOMS.keys()
 
 
+def floor(name):
+    """Return the number of a room's floor: that of the longest name that it begins with."""
+    found = {
+        house: number
+        for number, houses in enumerate(FLOORS)
+        for house in houses
+        if name == house or (name.startswith(house + ".") and house != "endless_py")
+    }
+    return found[max(found, key=len)] if found else pytest.fail(f"{name} is on no floor")
+
+
+GRAPH = {name: imports(path) for name, path in ROOMS.items()}
+
+
 def test_imports_go_one_way():
-    graph = {name: imports(path) for name, path in ROOMS.items()}
-    assert graph["endless_py.process"]
+    assert GRAPH["endless_py._reload.process"]
     try:
-        list(TopologicalSorter(graph).static_order())
+        list(TopologicalSorter(GRAPH).static_order())
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", sorted(GRAPH))
+def test_no_import_goes_up(name):
+    assert not [other for other in GRAPH[name] if floor(other) < floor(name)]

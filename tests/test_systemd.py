@@ -15,8 +15,8 @@ import time
 import pytest
 from harness import PROGRAMS, TIMEOUT, Program, connect, environment, get
 
-from endless_py import activation
-from endless_py.systemd import Notifier
+from endless_py._sockets import activation
+from endless_py._supervisor.notify import Notifier
 
 # Becomes the program that follows the name, with sockets as systemd would pass them.
 LAUNCH = "import fcntl, os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.server as _std
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 
-from endless_py.mixin import GracefulMixIn
-from endless_py.tls import TLSMixIn
+from endless_py._server.mixin import GracefulMixIn
+from endless_py._server.tls import TLSMixIn
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:

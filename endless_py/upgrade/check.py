@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional, Union
 
-from endless_py import dry_start, process
+from endless_py._reload import dry_start, process
 from endless_py.upgrade import files, versions
 from endless_py.upgrade.errors import Refused, UpgradeError
 from endless_py.upgrade.sources import Artifact

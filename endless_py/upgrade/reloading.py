@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 from typing import Any, NamedTuple
 
-from endless_py import process
-from endless_py.phases import Phase
+from endless_py._reload import process
+from endless_py._reload.machine import Phase
 
 
 class Reloaded(NamedTuple):

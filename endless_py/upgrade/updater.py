@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Union
 
-from endless_py import log, process
+from endless_py._reload import process
+from endless_py._support import log
 from endless_py.upgrade import archive, files
 from endless_py.upgrade.check import (
     Candidate,

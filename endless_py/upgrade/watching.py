@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Callable, Optional, Union
 
-from endless_py import control, log, process
+from endless_py import _api as control
+from endless_py._reload import process
+from endless_py._support import log
 from endless_py.upgrade import files
 from endless_py.upgrade.inotify import CONTENT, NAMES, Inotify, is_remote
 from endless_py.upgrade.reloading import is_in_charge

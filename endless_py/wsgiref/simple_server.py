@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, Callable, Optional, cast
 from wsgiref.simple_server import demo_app, server_version, software_version, sys_version
 
-from endless_py import boundary
+from endless_py._server import idle as boundary
 from endless_py.http.server import HTTPServer, ThreadingHTTPServer
 
 __all__ = [

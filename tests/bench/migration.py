@@ -30,7 +30,7 @@ def serve() -> None:
     from http.server import BaseHTTPRequestHandler
 
     import endless_py
-    from endless_py import log
+    from endless_py._support import log
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

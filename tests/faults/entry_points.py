@@ -14,12 +14,14 @@ import struct
 import tempfile
 from pathlib import Path
 
-from endless_py import activation, dry_start, handoff
-from endless_py.channel import Channel
+from endless_py._control.socket import MAX_REQUEST, Conversation, Remote
+from endless_py._handoff import handoff
+from endless_py._handoff.channel import Channel
+from endless_py._reload import dry_start
+from endless_py._sockets import activation
+from endless_py._sockets.traveller import Traveller
+from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import ChannelClosed, ChannelError, PidFileError
-from endless_py.pidfile import PidFile, read_pid
-from endless_py.remote import MAX_REQUEST, Conversation, Remote
-from endless_py.traveller import Traveller
 from endless_py.upgrade.errors import SwapError
 from endless_py.upgrade.swap import Releases
 

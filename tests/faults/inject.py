@@ -75,7 +75,7 @@ def _step_clock() -> None:
 
 def _fill() -> None:
     """Write into the channel, whose other end does not read, until nothing more goes."""
-    from endless_py import process
+    from endless_py._reload import process
 
     current = process.current
     if current.succession.successor is not None:

@@ -18,7 +18,8 @@ if (folder / "code").exists():
     exec(compile((folder / "code").read_text(), "code", "exec"))
 
 import endless_py  # noqa: E402
-from endless_py import faults, process  # noqa: E402
+from endless_py._reload import process  # noqa: E402
+from endless_py._support import faults  # noqa: E402
 from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # noqa: E402
 
 # A limit of memory is to leave room for threads, and for the log on a full disk no traceback.

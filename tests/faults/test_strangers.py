@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_growth import held
 
-from endless_py.channel import MAX_DESCRIPTORS, Channel
+from endless_py._handoff.channel import MAX_DESCRIPTORS, Channel
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 NOBODY = 65534
@@ -189,7 +189,7 @@ def test_a_flood_of_messages_with_descriptors_is_taken_in_bit_by_bit():
 WRONG = [None, True, -1, 1 << 40, "x", [], {}, [[1]], [None], float("inf")]
 SAY = """
 import endless_py, json, sys
-from endless_py import process
+from endless_py._reload import process
 def say(messages):
     for body, count in messages:
         neighbour = {neighbour}

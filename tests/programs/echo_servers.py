@@ -14,7 +14,8 @@ import threading
 import time
 
 import endless_py
-from endless_py import process, socketserver
+from endless_py import socketserver
+from endless_py._reload import process
 
 
 def answer(server, text):

@@ -11,7 +11,7 @@ import threading
 import time
 
 import endless_py
-from endless_py import process
+from endless_py._reload import process
 from endless_py.http.server import BaseHTTPRequestHandler, HTTPServer
 
 name, *addresses = sys.argv[1:]

@@ -19,7 +19,7 @@ with (folder / "starts").open("a") as file:
 exec(compile((folder / "start").read_text(), "start", "exec"))
 
 import endless_py  # noqa: E402
-from endless_py import process  # noqa: E402
+from endless_py._reload import process  # noqa: E402
 from endless_py.http.server import BaseHTTPRequestHandler, HTTPServer  # noqa: E402
 
 

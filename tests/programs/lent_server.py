@@ -14,7 +14,7 @@ code = pathlib.Path(os.environ.get("LENT_CODE", os.devnull))
 exec(compile(code.read_text(), "code", "exec"))
 
 import endless_py  # noqa: E402
-from endless_py import process  # noqa: E402
+from endless_py._reload import process  # noqa: E402
 from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # noqa: E402
 from endless_py.socketserver import TCPServer, UnixStreamServer  # noqa: E402
 

@@ -9,7 +9,7 @@ import zipfile
 MAIN = """
 import os, sys
 {code}
-from endless_py import process
+from endless_py._reload import process
 from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):

@@ -16,8 +16,9 @@ import pytest
 from apps import main, zipapp
 from harness import TIMEOUT, Program, environment
 
-from endless_py import process, upgrade
-from endless_py.command_line import CommandLine
+from endless_py import upgrade
+from endless_py._handoff.command_line import CommandLine
+from endless_py._reload import process
 from endless_py.upgrade import versions
 
 CONTENT = b"an artifact"

@@ -1,0 +1,250 @@
+"""What a program can ask of the process it runs in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+from endless_py._reload import process
+from endless_py._reload.hooks import DRAINED, DRAINING, READY
+from endless_py._reload.listening import Listening, Owner
+from endless_py._reload.signals import CALL, HAMMER, RELOAD, STOP, Note
+from endless_py._sockets.listener import Listener
+from endless_py._support import platform as needs
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Optional, TypeVar, Union
+
+    from endless_py._reload.hooks import Hook
+
+    Address = Union[tuple[Any, ...], str, bytes, "os.PathLike[str]"]
+    _Hook = TypeVar("_Hook", bound=Callable[[], object])
+
+
+def reload() -> None:
+    """Start a successor, as SIGHUP does. Returns at once; safe in any thread and handler."""
+    process.current.note(Note(RELOAD, "reload()"))
+
+
+def stop() -> None:
+    """Drain and stop, as SIGTERM does. Returns at once; a second call ends what is active."""
+    process.current.note(Note(STOP, "stop()"))
+
+
+def ready() -> None:
+    """Say ready for the servers with `ready_on_serve = False`, and for what `listen()` gave.
+
+    Until then they accept nothing, and the predecessor serves; a successor that never
+    calls it is killed after `ready_timeout`. Runs what `check()` has collected and raises
+    what that raises. Safe in any thread.
+    """
+    process.current.ready()
+
+
+def generation() -> int:
+    """Return this process's number: 0 for the first, one more with each reload."""
+    return process.current.number
+
+
+def is_reloaded() -> bool:
+    """Whether a reload has started this process, rather than an operator or a manager."""
+    return process.current.number > 0
+
+
+def wait_for_predecessor(timeout: Optional[float] = None) -> bool:
+    """Wait until no older generation drains any more; whether that is so.
+
+    timeout is in seconds, None (the default) waits for ever. An incumbent drains only when this
+    process is ready, so call it after that, or in a thread of its own.
+    """
+    process.current.wake()
+    return process.current.predecessors.none_lives.wait(timeout)
+
+
+def set_signals(
+    reload: Iterable[int] = (), stop: Iterable[int] = (), hammer: Iterable[int] = ()
+) -> None:
+    """Change which signals do what; those that are not named do what they do without this package.
+
+    The default is reload=[SIGHUP], stop=[SIGTERM, SIGINT], hammer=[SIGUSR2]. Call it in the main
+    thread, before the servers are made. Raises ValueError for a signal that cannot be
+    handled, or that is to do two things.
+    """
+    roles: dict[int, str] = {}
+    for role, numbers in ((RELOAD, reload), (STOP, stop), (HAMMER, hammer)):
+        for number in numbers:
+            if roles.setdefault(_check_signal(number), role) != role:
+                name = signal.Signals(number).name
+                raise ValueError(f"{name} cannot {roles[int(number)]} and {role} at the same time")
+    process.current.signals.set_roles(roles)
+
+
+def before_signal(number: int) -> Callable[[_Hook], _Hook]:
+    """Have a function called, without arguments, before a signal is acted upon; a decorator.
+
+    It runs in a serving loop, not in a signal handler, so it may do what it likes, quickly.
+    One that raises is logged. For a signal that does nothing otherwise (USR1, TSTP, ...)
+    the hooks replace what it would do to the process.
+    """
+    return _signal_hook(number, process.current.hooks.before_signal)
+
+
+def after_signal(number: int) -> Callable[[_Hook], _Hook]:
+    """As `before_signal()`; called when what the signal asks for has begun."""
+    return _signal_hook(number, process.current.hooks.after_signal)
+
+
+def _signal_hook(number: int, hooks: dict[int, list[Hook]]) -> Callable[[_Hook], _Hook]:
+    number = _check_signal(number)
+
+    def add(hook: _Hook) -> _Hook:
+        hooks[number].append(hook)
+        process.current.signals.hook(number)
+        return hook
+
+    return add
+
+
+def _check_signal(number: int) -> int:
+    name = signal.Signals(number).name  # ValueError for what is no signal
+    if name in ("SIGKILL", "SIGSTOP", "SIGCHLD", CALL):
+        raise ValueError(f"{name} cannot be used: it is not for programs to handle")
+    return int(number)
+
+
+def listen(
+    address: Address,
+    *,
+    family: Optional[int] = None,
+    type: int = socket.SOCK_STREAM,
+    backlog: int = 128,
+    on_drain: Optional[Callable[[], Any]] = None,
+    on_resume: Optional[Callable[[], Any]] = None,
+    **settings: Any,
+) -> socket.socket:
+    """Return a non-blocking listener for an address: the predecessor's, or a fresh one.
+
+    For servers that are not socketserver's, such as `asyncio.start_server(..., sock=listen(...))`.
+    Call `ready()` once they serve. In a drain on_drain() is called, in another thread: stop
+    accepting, finish what is active, and end the program (or call `drained()`, when something
+    else keeps it alive). Should the successor die meanwhile, on_resume() is called: accept
+    again on a new `listen()`; without one, a new successor is started at once.
+
+    address is a tuple for IPv4 and IPv6, text or a path for a Unix socket; family follows from
+    it unless it is given. backlog is that of a stream's accept queue. drain_timeout,
+    ready_timeout (seconds, 60 each), keep_pid and pid_file mean what they do for the
+    classes. Raises OSError, PidFileError, ValueError for a wrong keep_pid.
+    """
+    needs.require()
+    process.current.dry_start.end_here()
+    if family is None:
+        family = _family(address)
+    listener = Listener.wrap(socket.socket(family, type), process.current.estate.inheritance)
+    try:
+        owner = Owner(listener, backlog, settings)
+        if listener.family != getattr(socket, "AF_UNIX", None):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        if type == socket.SOCK_STREAM:
+            listener.listen(backlog)
+        listener.setblocking(False)
+        record = Listening(owner, on_drain, on_resume)
+        record.binding = listener.binding
+        process.current.add(record)
+    except BaseException:
+        listener.close()
+        raise
+    process.current.readiness.say_adopted(record)
+    return socket.socket(family, type, fileno=os.dup(listener.fileno()))
+
+
+def _family(address: Address) -> int:
+    if not isinstance(address, tuple):
+        return int(socket.AF_UNIX)
+    return int(socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET)
+
+
+def drained() -> None:
+    """Say that the servers on what `listen()` gave have drained, where the program does not end.
+
+    A program that ends says so too. Safe in any thread.
+    """
+    process.current.drained()
+
+
+def pass_file(name: str, file: Any) -> None:
+    """Hand an open file on to every generation to come, under a name of the program's own.
+
+    file is a descriptor or an object with a fileno(), of which a duplicate is kept: a log pipe, a
+    lock file, a socket. None: no longer. Raises ValueError for a wrong name, OSError for
+    a closed file.
+    """
+    if not 0 < len(name) <= 200 or name.startswith("endless_py:"):
+        raise ValueError(f"{name[:40]!r} cannot be a file's name: 1 to 200 characters, of your own")
+    descriptor = file if isinstance(file, int) or file is None else file.fileno()
+    process.current.estate.pass_file(name, descriptor)
+
+
+def passed_file(name: str) -> Optional[int]:
+    """Return a descriptor of the file that was passed on under this name, None if none was.
+
+    It is a new one each time, the caller's own, and not inherited by child processes. The file
+    goes on to further generations unless `pass_file(name, None)` says otherwise.
+    """
+    descriptor = process.current.estate.files.get(name)
+    return None if descriptor is None else os.dup(descriptor)
+
+
+def before_reload(hook: _Hook) -> _Hook:
+    """Have `hook()` called before a successor is started; usable as a decorator.
+
+    A hook that raises cancels the reload; serving goes on and the log says why.
+    """
+    process.current.hooks.before_reload.append(hook)
+    return hook
+
+
+def check(hook: _Hook) -> _Hook:
+    """Have `hook()` called before this process says ready for the first time; a decorator.
+
+    What it raises comes out of `serve_forever()` (or `ready()`), so that the program fails as
+    if it could not start, and the predecessor goes on.
+    """
+    process.current.hooks.checks.append(hook)
+    return hook
+
+
+def on_ready(hook: _Hook) -> _Hook:
+    """Have `hook()` called once every server of this process serves; usable as a decorator."""
+    process.current.hooks.steps[READY].append(hook)
+    return hook
+
+
+def on_draining(hook: _Hook) -> _Hook:
+    """Have `hook()` called when this process accepts no more; usable as a decorator.
+
+    It is called again at the next drain when the successor dies in between.
+    """
+    process.current.hooks.steps[DRAINING].append(hook)
+    return hook
+
+
+def on_drained(hook: _Hook) -> _Hook:
+    """Have `hook()` called when nothing is active any more; usable as a decorator."""
+    process.current.hooks.steps[DRAINED].append(hook)
+    return hook
+
+
+def state() -> dict[str, Any]:
+    """Return what this process is doing, in plain types that json can write.
+
+    Keys: pid, generation, phase, since (when the phase began, in seconds since the epoch),
+    bridge, servers (address, accepting, active handlers, idle: how many of these wait for
+    their client's next message), successor and predecessors (pid and generation; None and
+    empty when there are none), last_reload (None, or at, ok, generation, and seconds or
+    reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
+    `endless_py.upgrade.status()` returns).
+    """
+    return process.current.askers.state()

@@ -1,0 +1,205 @@
+"""Asking a running server: the other side of `remote`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any, Optional
+
+from endless_py._control.socket import PREFIX, peer, private_folder
+from endless_py.exceptions import EndlessError
+
+_NUDGE_AFTER = 0.2  # seconds without an answer after which a busy process is woken
+_RETRY = 0.02
+
+
+class Failed(EndlessError):
+    """What was asked for cannot be done; the message is for the operator."""
+
+
+class Unanswered(Failed):
+    """The process is gone, or does not answer any more; one that came after it may."""
+
+
+class TimedOut(EndlessError):
+    """The deadline has passed."""
+
+
+class Deadline:
+    """The moment at which asking is given up."""
+
+    def __init__(self, seconds: Optional[float]) -> None:
+        self._ends = None if seconds is None else time.monotonic() + seconds
+
+    def remaining(self) -> Optional[float]:
+        """Return the seconds left, None for no limit; raises TimedOut when there are none."""
+        if self._ends is None:
+            return None
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimedOut
+        return left
+
+    def pause(self) -> None:
+        """Wait a little before something is tried again."""
+        left = self.remaining()
+        time.sleep(_RETRY if left is None else min(_RETRY, left))
+
+
+class Talk:
+    """A conversation with one process."""
+
+    def __init__(self, pid: int, sock: socket.socket, deadline: Deadline) -> None:
+        self.pid = pid
+        self._socket = sock
+        self._deadline = deadline
+        self._incoming = b""
+
+    def ask(self, command: str, **more: Any) -> None:
+        """Send a request; more are its arguments."""
+        with suppress(OSError):  # its end is noticed by next()
+            self._socket.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
+
+    def next(self) -> Optional[dict[str, Any]]:
+        """Return the next answer, None when the process has ended (or has nothing to add)."""
+        nudged = False
+        while b"\n" not in self._incoming:
+            left = self._deadline.remaining()
+            wait = left if nudged else min(_NUDGE_AFTER, _NUDGE_AFTER if left is None else left)
+            if not select.select([self._socket], [], [], wait)[0]:
+                if not nudged:
+                    nudged = True
+                    with suppress(OSError):
+                        os.kill(self.pid, signal.SIGURG)
+                continue
+            try:
+                data = self._socket.recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                return None
+            self._incoming += data
+        line, _, self._incoming = self._incoming.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line.decode())
+        if answer.get("event") == "error":
+            raise Failed(f"process {self.pid}: {answer.get('reason')}")
+        return answer
+
+    def wait_end(self) -> None:
+        """Wait until the process has ended."""
+        while self.next() is not None:
+            pass
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def addresses(pid: int) -> list[str]:
+    """Return where the process may listen."""
+    if sys.platform.startswith("linux"):
+        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+            found = re.findall(rf" @({PREFIX}{pid}/[0-9a-f]+)$", file.read(), re.M)
+        return sorted({f"\0{name}" for name in found})
+    uids = [os.geteuid()]
+    if not uids[0]:  # root may ask everybody's
+        with suppress(OSError):
+            folder = os.path.dirname(private_folder(0, make=True))
+            names = (re.fullmatch(r"endless_py-(\d+)", name) for name in os.listdir(folder))
+            uids = [int(name[1]) for name in names if name]
+    addresses = []
+    for uid in uids:
+        with suppress(OSError):
+            addresses.append(os.path.join(private_folder(uid), f"{pid}.sock"))
+    return addresses
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process; raises Failed when it is another user's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError as error:
+        raise Failed(
+            f"process {pid} belongs to another user; ask as that user or as root"
+        ) from error
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+def _try_connect(pid: int, deadline: Deadline) -> Optional[Talk]:
+    for address in addresses(pid):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            left = deadline.remaining()
+            sock.settimeout(5.0 if left is None else min(5.0, left))
+            sock.connect(address)
+            found = peer(sock)
+            if found is None or found[0] == pid:  # else another process took its name
+                return Talk(pid, sock, deadline)
+        except OSError:
+            pass
+        sock.close()
+    return None
+
+
+def connect(pid: int, deadline: Deadline) -> Talk:
+    """Raises Failed with one clear line when the process cannot be asked."""
+    if not is_alive(pid):
+        raise Unanswered(f"there is no process {pid}")
+    talk = _try_connect(pid, deadline)
+    if talk is None:
+        raise Unanswered(f"process {pid} does not serve with endless_py (or does not serve yet)")
+    return talk
+
+
+def follow(pid: int, deadline: Deadline) -> Talk:
+    """Connect to a process that may not serve yet."""
+    while True:
+        try:
+            return connect(pid, deadline)
+        except Failed:
+            if not is_alive(pid):
+                raise
+        deadline.pause()
+
+
+def state_of(pid: int, deadline: Deadline) -> dict[str, Any]:
+    """Return what `endless_py.state()` does in that process."""
+    with connect(pid, deadline) as talk:
+        talk.ask("status")
+        answer = talk.next()
+    if answer is None:
+        raise Unanswered(f"process {pid} ended before it answered")
+    del answer["event"]
+    return answer
+
+
+def chain(pid: int, deadline: Deadline) -> list[dict[str, Any]]:
+    """Return the states of this process and of every generation it is linked to, oldest first."""
+    found = {pid: state_of(pid, deadline)}
+    ask = [pid]
+    while ask:
+        state = found[ask.pop()]
+        for neighbour in [*state["predecessors"], state["successor"]]:
+            if neighbour is not None and neighbour["pid"] not in found:
+                with suppress(EndlessError):  # one that starts, or has just ended
+                    found[neighbour["pid"]] = state_of(neighbour["pid"], deadline)
+                    ask.append(neighbour["pid"])
+    return sorted(found.values(), key=lambda state: (state["generation"], state["bridge"]))

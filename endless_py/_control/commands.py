@@ -1,0 +1,342 @@
+"""python -m endless_py reload, stop, status, upgrade and start-or-reload.
+
+Exit status: 0 done, 1 failed, 2 wrong arguments, 3 not done within --timeout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from typing import Any, Callable, Iterable, Optional, Sequence
+
+from endless_py._control import launch as detached
+from endless_py._control.client import (
+    Deadline,
+    Failed,
+    Talk,
+    TimedOut,
+    Unanswered,
+    chain,
+    connect,
+    follow,
+    is_alive,
+)
+from endless_py._supervisor.pidfile import read_pid
+from endless_py.exceptions import EndlessError, PidFileError
+
+OK, FAILED, TIMED_OUT = 0, 1, 3
+_FILE_GRACE = 0.5  # seconds in which a successor writes the pid file of the one before it
+
+
+def _is_pid(word: str) -> bool:
+    """Whether TARGET is a pid; else it is the path of a pid file."""
+    return word.isascii() and word.isdigit() and len(word) < 10
+
+
+def _target(word: str) -> int:
+    """Return the pid that TARGET says, or that the file it names has."""
+    return int(word) if _is_pid(word) else read_pid(word)
+
+
+def _with(word: str, deadline: Deadline, run: Callable[[int], int]) -> int:
+    """Run a command on TARGET; again where a pid file turns out to have been at its change."""
+    while True:
+        pid = _target(word)
+        try:
+            return run(pid)
+        except Unanswered:
+            if not _names_another(word, pid, deadline):
+                raise
+
+
+def _names_another(word: str, pid: int, deadline: Deadline) -> bool:
+    """Whether TARGET is a pid file that names another process now, or does so in a moment."""
+    until = time.monotonic() + _FILE_GRACE
+    while True:
+        try:
+            if _target(word) != pid:
+                return True
+        except PidFileError:
+            return False
+        if _is_pid(word) or time.monotonic() > until:
+            return False
+        deadline.pause()
+
+
+def _wait_gone(pids: Iterable[int], deadline: Deadline) -> None:
+    """Wait for the processes whose conversations are over: the kernel ends those first."""
+    while any(map(is_alive, pids)):
+        deadline.pause()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _complain(text: str) -> None:
+    print(f"python -m endless_py: error: {text}", file=sys.stderr, flush=True)
+
+
+# -- reload -------------------------------------------------------------------
+
+
+def _reload(pid: int, deadline: Deadline, wait_drained: bool) -> int:
+    talk = connect(pid, deadline)
+    try:
+        talk.ask("reload")
+        ready: Optional[dict[str, Any]] = None
+        while True:
+            answer = talk.next()
+            event = answer["event"] if answer is not None else "end"
+            if event == "moved" and answer is not None:
+                talk.close()
+                talk = follow(int(answer["pid"]), deadline)
+                talk.ask("reload")
+            elif event == "failed" and answer is not None:
+                _say_failed(answer)
+                return FAILED
+            elif event == "ready" and answer is not None:
+                ready = answer
+                _say_ready(talk.pid, ready)
+                if not wait_drained:
+                    return OK
+            elif event == "end" and ready is None:
+                raise Unanswered(
+                    f"process {talk.pid} ended before it could say how the reload went"
+                )
+            elif event == "end" and ready is not None:
+                return _drained(talk.pid, ready, deadline)
+    finally:
+        talk.close()
+
+
+def _say_failed(answer: dict[str, Any]) -> None:
+    for line in answer["output"]:
+        print(f"    {line}", file=sys.stderr)
+    _complain(str(answer["reason"]))
+
+
+def _say_ready(pid: int, ready: dict[str, Any]) -> None:
+    generation, seconds = ready["generation"], ready["seconds"]
+    if ready["bridge"]:
+        how = f"pid {pid} is kept, {ready['pid']} is the bridge until it has drained"
+    else:
+        how = f"pid {pid} drains, pid {ready['pid']} serves"
+    _say(f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}")
+
+
+def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
+    if not ready["bridge"]:
+        _wait_gone([pid], deadline)
+        _say(f"drained: pid {pid} has ended")
+        return OK
+    # The same pid now runs the new code, or will in a moment.
+    while True:
+        with follow(pid, deadline) as talk:
+            talk.ask("status")
+            answer = talk.next()
+        if answer is not None and answer["generation"] >= ready["generation"]:
+            _say(f"drained: pid {pid} serves as generation {answer['generation']}")
+            return OK
+        deadline.pause()
+
+
+# -- stop ---------------------------------------------------------------------
+
+
+def _stop(pid: int, deadline: Deadline, word: str) -> int:
+    watched: dict[int, Talk] = {}
+    try:
+        with connect(pid, deadline) as talk:
+            with suppress(Failed):  # it may end by itself meanwhile
+                for other in [state["pid"] for state in chain(pid, deadline)]:
+                    if other != pid:
+                        watched[other] = connect(other, deadline)
+                        watched[other].ask("watch")
+            talk.ask("stop")
+            taken = talk.next() is not None
+            talk.wait_end()
+        # An order that it did not live to take has not reached the others either.
+        if not taken and (any(map(is_alive, watched)) or _names_another(word, pid, deadline)):
+            raise Unanswered(f"process {pid} ended before it answered")
+        for watching in watched.values():
+            watching.wait_end()
+    finally:
+        for watching in watched.values():
+            watching.close()
+    _wait_gone([pid, *watched], deadline)
+    _say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")
+    return OK
+
+
+# -- status -------------------------------------------------------------------
+
+
+def _status(pid: int, deadline: Deadline, as_json: bool) -> int:
+    states = chain(pid, deadline)
+    if as_json:
+        _say(json.dumps({"generations": states}, indent=2))
+        return OK
+    rows = [("GENERATION", "PID", "STATE", "SINCE", "SERVER", "ACTIVE", "IDLE")]
+    for state in states:
+        name = f"{state['generation']}{' (bridge)' * state['bridge']}"
+        first = (name, str(state["pid"]), state["phase"], _when(state["since"]))
+        for server in state["servers"] or [{"address": "-", "active": "-", "idle": "-"}]:
+            numbers = (str(server["active"]), str(server["idle"]))
+            rows.append((*first, server["address"], *numbers))
+            first = ("", "", "", "")
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        _say("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip())
+    last = max(
+        (state["last_reload"] for state in states if state["last_reload"]),
+        key=lambda report: float(report["at"]),
+        default=None,
+    )
+    _say(f"last reload: {_outcome(last)}")
+    for upgrade in [state["upgrade"] for state in states if state.get("upgrade")][-1:]:
+        _show_upgrade(upgrade)
+    return OK
+
+
+def _show_upgrade(upgrade: dict[str, Any]) -> None:
+    if "error" in upgrade:
+        _say(f"upgrade: {upgrade['error']}")
+        return
+    look = upgrade["last_look"]
+    _say(f"upgrade: version {upgrade['version']}, from {upgrade['source']}")
+    _say(f"last look: {_when(look['at']) + ', ' + look['text'] if look else 'none'}")
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _outcome(report: Optional[dict[str, Any]]) -> str:
+    if report is None:
+        return "none"
+    if report["ok"]:
+        what = f"generation {report['generation']} served after {report['seconds']:.3f} s"
+    else:
+        what = f"generation {report['generation']} failed: {report['reason']}"
+    return f"{_when(report['at'])}, {what}"
+
+
+# -- upgrade ------------------------------------------------------------------
+
+
+def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
+    with connect(pid, deadline) as talk:
+        talk.ask("upgrade", check_only=check_only)
+        answer = talk.next()
+    if answer is None:
+        raise Unanswered(f"process {pid} ended before it could say what became of the upgrade")
+    if answer["result"] not in ("unchanged", "available", "upgraded"):
+        raise Failed(f"{answer['result']}: {answer['text']}")
+    _say(f"{answer['result']}: {answer['text']}")
+    return OK
+
+
+# -- start-or-reload ----------------------------------------------------------
+
+
+def _start_or_reload(
+    path: str, command: list[str], log_path: Optional[str], deadline: Deadline
+) -> int:
+    try:
+        pid: Optional[int] = _target(path)
+    except PidFileError:
+        if os.path.lexists(path) and not _is_empty(path):
+            raise
+        pid = None
+    if pid is not None and is_alive(pid):
+        return _with(path, deadline, lambda pid: _reload(pid, deadline, wait_drained=False))
+    if path.isdigit():
+        raise Failed(f"there is no process {path}; give a pid file to start one")
+    log_path = log_path or f"{path}.log"
+    pid, seconds = detached.start(path, command, log_path, deadline)
+    _say(f"started: pid {pid} serves after {seconds:.3f} s; its log is {log_path}")
+    return OK
+
+
+def _is_empty(path: str) -> bool:
+    return os.path.isfile(path) and os.path.getsize(path) == 0
+
+
+# -- the command line ---------------------------------------------------------
+
+
+def _seconds(word: str) -> float:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a positive number of seconds")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m endless_py")
+    kinds = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str, timeout: float) -> argparse.ArgumentParser:
+        kind = kinds.add_parser(name, help=text, description=text)
+        help_text = f"wait at most so long, then exit with status 3; default: {timeout:g}"
+        kind.add_argument(
+            "--timeout", type=_seconds, default=timeout, metavar="SECONDS", help=help_text
+        )
+        kind.add_argument("target", metavar="TARGET", help="a pid or a pid file")
+        return kind
+
+    kind = add("reload", "Reload a server and say how it went.", 120.0)
+    kind.add_argument(
+        "--wait-drained", action="store_true", help="wait until the old generation has ended, too"
+    )
+    add("stop", "Stop a server; wait until it has drained and ended.", 120.0)
+    kind = add("status", "Show the generations of a server.", 10.0)
+    kind.add_argument("--json", action="store_true", help="as JSON")
+    kind = add("upgrade", "Have a server look for a new version of itself now.", 600.0)
+    kind.add_argument(
+        "--check-only", action="store_true", help="say whether there is one that passes, no more"
+    )
+    kind = add(
+        "start-or-reload",
+        "Reload the server whose pid TARGET, a pid file, has; start it if there is none.",
+        120.0,
+    )
+    kind.add_argument(
+        "--log", metavar="PATH", help="where the started server writes; default: TARGET.log"
+    )
+    kind.add_argument("words", nargs="+", metavar="-- COMMAND", help="what to start")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the commands; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    deadline = Deadline(options.timeout)
+    target: Callable[[Callable[[int], int]], int] = partial(_with, options.target, deadline)
+    run: dict[str, Callable[[], int]] = {
+        "reload": lambda: target(lambda pid: _reload(pid, deadline, options.wait_drained)),
+        "stop": lambda: target(lambda pid: _stop(pid, deadline, options.target)),
+        "status": lambda: target(lambda pid: _status(pid, deadline, options.json)),
+        "upgrade": lambda: target(lambda pid: _upgrade(pid, deadline, options.check_only)),
+        "start-or-reload": lambda: _start_or_reload(
+            options.target, options.words, options.log, deadline
+        ),
+    }
+    try:
+        return run[options.command]()
+    except TimedOut as error:
+        what = f": {error}" if str(error) else "; nothing was undone"
+        _complain(f"{options.command} is not done after {options.timeout:g} s{what}")
+        return TIMED_OUT
+    except (EndlessError, OSError, ValueError) as error:
+        _complain(str(error))
+        return FAILED

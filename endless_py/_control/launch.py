@@ -1,0 +1,74 @@
+"""Starting a server in the background, and waiting until it serves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Optional
+
+from endless_py._control.client import Deadline, Failed, TimedOut, state_of
+from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, read_pid
+from endless_py.exceptions import PidFileError
+
+_SHOWN = 20  # lines of a log that is shown
+
+
+def start(path: str, command: list[str], log_path: str, deadline: Deadline) -> tuple[int, float]:
+    """Start a command; return the pid that serves, and after how many seconds it does.
+
+    path is the pid file that it is to write, log_path the file that its output is appended to.
+    Raises Failed, after printing the last lines of the log, when the command ends instead.
+    """
+    try:
+        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise Failed(f"cannot write the log {log_path}: {error.strerror}") from error
+    begins = os.fstat(log).st_size
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, PID_FILE_VARIABLE: os.path.abspath(path)},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Failed(f"cannot start {command[0]}: {error.strerror}") from error
+    finally:
+        os.close(log)
+    began = time.monotonic()
+    try:
+        while True:
+            pid = _serving(path, deadline)
+            if pid is not None:
+                break
+            status = child.poll()
+            if status:  # a command that makes a daemon ends with 0
+                _show_tail(log_path, begins)
+                raise Failed(f"the command exited with status {status} before it served")
+            deadline.pause()
+    except TimedOut:
+        raise TimedOut(f"pid {child.pid} runs, but does not serve; its log is {log_path}") from None
+    seconds = time.monotonic() - began
+    child.returncode = 0  # it is not ours to wait for
+    return pid, seconds
+
+
+def _serving(path: str, deadline: Deadline) -> Optional[int]:
+    """Return the pid of the process that serves and owns this pid file, if there is one."""
+    try:
+        pid = read_pid(path)
+        return pid if state_of(pid, deadline)["phase"] == "serving" else None
+    except (Failed, PidFileError):
+        return None
+
+
+def _show_tail(path: str, begins: int) -> None:
+    with open(path, "rb") as file:
+        file.seek(begins)
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in lines[-_SHOWN:]:
+        print(f"    {line}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""What a program wants called, and when."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+from endless_py._support import log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    Hook = Callable[[], Any]
+
+READY = "ready"
+DRAINING = "draining"
+DRAINED = "drained"
+
+
+class Hooks:
+    """Lists of functions without arguments, called in the order in which they were added."""
+
+    def __init__(self, say: Callable[[int, str], None]) -> None:
+        self._say = say
+        self.before_reload: list[Hook] = []
+        self.checks: list[Hook] = []
+        self._checking = threading.Lock()
+        self.steps: defaultdict[str, list[Hook]] = defaultdict(list)
+        self.before_signal: defaultdict[int, list[Hook]] = defaultdict(list)
+        self.after_signal: defaultdict[int, list[Hook]] = defaultdict(list)
+
+    def check(self) -> None:
+        """Call what has to pass before this process says ready; what it raises goes through.
+
+        Each has to pass once. Another thread that wants to say ready waits for that, and one
+        that comes after a check has failed tries it again.
+        """
+        with self._checking:
+            while self.checks:
+                self.checks[0]()
+                del self.checks[0]
+
+    def step(self, name: str) -> None:
+        """Call what waits for this step of the process."""
+        self.run(self.steps[name], f"{name} hook")
+
+    def run(self, hooks: list[Hook], kind: str) -> None:
+        """Call these; one that raises is logged, and keeps nothing from happening."""
+        for hook in list(hooks):
+            try:
+                hook()
+            except Exception as error:
+                self._say(log.ERROR, f"the {kind} {name_of(hook)} raised {error!r}; this goes on")
+
+
+def name_of(hook: Hook) -> str:
+    """Return a hook's name as its author wrote it."""
+    return str(getattr(hook, "__qualname__", hook))

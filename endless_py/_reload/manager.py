@@ -1,0 +1,214 @@
+"""What whoever watches this process from outside is told: by notifications and a pid file.
+
+One generation is in charge at a time, and only that one speaks and owns the file: the
+first from its start, a successor from when the incumbent says so or has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import MutableMapping
+
+from endless_py._handoff.handoff import Successor
+from endless_py._reload.life import Life
+from endless_py._reload.machine import Phase
+from endless_py._reload.servers import Servers
+from endless_py._supervisor.notify import Notifier, monotonic_usec
+from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, PidFile
+from endless_py._support import log
+from endless_py.exceptions import PidFileError
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+_EXTENSION = 5.0  # seconds of more time that one EXTEND_TIMEOUT_USEC asks for
+_RENEWAL = 2.0
+_RETRY = 0.05  # seconds until a full queue of the manager is tried again
+_WRITE_AGAIN = 1.0  # seconds until a pid file that could not be written is tried again
+
+
+class Manager:
+    """The outside, as the generation sees it. Called by one thread at a time."""
+
+    def __init__(self, life: Life, servers: Servers, environ: MutableMapping[str, str]) -> None:
+        """Takes its variables out of `environ`, so that no child sees them."""
+        self._life = life
+        self._servers = servers
+        self.notifier = notifier = Notifier(environ)
+        self._default_pid_file = environ.pop(PID_FILE_VARIABLE, None)
+        self.in_charge = True
+        self.was_in_charge = False  # and has handed over
+        self.pid_file: Optional[PidFile] = None
+        self.ours: set[int] = set()  # pids of other generations that the pid file may have
+        self._told = False
+        self._write_at: Optional[float] = None
+        self._ping_at: Optional[float] = None
+        self._extend_at: Optional[float] = None
+        self._extend_until = 0.0
+        if notifier.problem:
+            life.log(log.WARNING, f"{notifier.problem}; it is ignored")
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that were taken, for a successor."""
+        found = self.notifier.environment()
+        if self._default_pid_file is not None:
+            found[PID_FILE_VARIABLE] = self._default_pid_file
+        return found
+
+    def know(self, server: Any) -> None:
+        """Take a new server's pid_file; raises PidFileError when it could not be written."""
+        path = getattr(server, "pid_file", None) or self._default_pid_file
+        if path is not None:
+            pid_file = PidFile(path)
+            if self.pid_file is not None and self.pid_file.path != pid_file.path:
+                raise PidFileError(f"{pid_file.path}: this process has {self.pid_file.path}")
+            if self.pid_file is None:
+                pid_file.check(self.ours)
+                self.pid_file = pid_file
+
+    def serves(self, strict: bool = False) -> bool:
+        """Say so once all servers do; whether it was said now. strict raises PidFileError."""
+        servings = self._servers.all
+        if not self.in_charge or self._told or not servings:
+            return False
+        missing = [str(serving) for serving in servings if not serving.ready]
+        if missing:
+            self.notifier.send(STATUS=f"waits until {', '.join(missing)} is served")
+            return False
+        self._write(os.getpid(), strict)
+        self._told = True
+        where = ", ".join(map(str, servings))
+        self.notifier.send(READY=1, MAINPID=os.getpid(), STATUS=f"serves {where}")
+        self._ping()
+        return True
+
+    def reloading(self) -> None:
+        """A reload begins; the successor has its time to be ready."""
+        if self.in_charge:
+            seconds = self._servers.ready_timeout()
+            self.notifier.send(
+                RELOADING=1,
+                MONOTONIC_USEC=monotonic_usec(),
+                EXTEND_TIMEOUT_USEC=_usec(seconds + _EXTENSION),
+                STATUS="reloads",
+            )
+
+    def reload_failed(self, why: str) -> None:
+        """This generation goes on as if nothing had happened."""
+        if self.in_charge:
+            self.notifier.send(READY=1, STATUS=why)
+
+    def hand_over(self, successor: Optional[Successor]) -> None:
+        """Let the successor be in charge from now on, if this process drains and was.
+
+        With a kept pid this one is, until it starts anew and after.
+        """
+        if successor is None or successor.bridge:
+            return
+        if self._life.phase in (Phase.DRAINING, Phase.DRAINED) and self.in_charge:
+            path = self._let_take(successor.generation, successor.pid)
+            if successor.failure is None:
+                successor.channel.send({"type": "charge", "pid_file": path})
+
+    def _let_take(self, generation: int, pid: int) -> Optional[str]:
+        """Tell the manager; return the path of the pid file, which is the successor's now.
+
+        Written here, since a manager that follows the file looks there when this process ends.
+        """
+        self.in_charge = False
+        self.was_in_charge = True
+        self.ours.add(pid)
+        self._write(pid)
+        self.notifier.send(MAINPID=pid, READY=1, STATUS=f"generation {generation} serves")
+        return self.pid_file.path if self.pid_file is not None else None
+
+    def take_charge(self, path: Optional[str]) -> None:
+        """The incumbent has handed over, with its pid file at `path`."""
+        self.in_charge = self._told = True
+        if self.pid_file is None or self.pid_file.path != path or not self.pid_file.take():
+            self._write(os.getpid())
+        if path is not None and (self.pid_file is None or self.pid_file.path != path):
+            former = PidFile(path)  # the new code has another one, or none
+            former.take()
+            former.remove()
+        self._ping()
+        if self._life.phase is Phase.STOPPING:  # told to stop before it was told this
+            self.stopping()
+
+    def resumed(self, why: str) -> None:
+        """The successor that was in charge has died; this process is again."""
+        if self.was_in_charge:
+            self.in_charge, self.was_in_charge = True, False
+            self._write(os.getpid())
+            self.notifier.send(MAINPID=os.getpid(), READY=1, STATUS=why)
+            self._ping()
+
+    def stopping(self) -> None:
+        """This process stops, and has its time to drain."""
+        if self.in_charge:
+            self._extend_until = time.monotonic() + self._servers.longest_drain()
+            self.notifier.send(STOPPING=1, STATUS="drains and stops")
+            self._extend()
+
+    def ended(self) -> None:
+        """The process ends now."""
+        if self.pid_file is not None:
+            self.pid_file.remove()
+
+    def deadline(self) -> Optional[float]:
+        """Return the moment (time.monotonic) at which `check()` has something to do."""
+        times = [self._write_at if self.in_charge else None]
+        if self.notifier.waits:
+            times.append(time.monotonic() + _RETRY)
+        elif self.notifier.enabled:
+            times += [self._ping_at if self.in_charge else None, self._extend_at]
+        return min((t for t in times if t is not None), default=None)
+
+    def check(self) -> None:
+        """Say what is due."""
+        now = time.monotonic()
+        if self.notifier.waits:
+            self.notifier.flush()
+        if self.in_charge and self._write_at is not None and now >= self._write_at:
+            self._write(os.getpid())
+        if self.in_charge and self._ping_at is not None and now >= self._ping_at:
+            self._ping()
+        if self._extend_at is not None and now >= self._extend_at:
+            self._extend()
+
+    def let_go(self) -> None:
+        """A forked child speaks to nobody and owns nothing."""
+        self.in_charge = False
+        self.pid_file = None
+        self.notifier.close()
+
+    def _ping(self) -> None:
+        if self.notifier.watchdog is not None:
+            self.notifier.send(WATCHDOG=1)
+            self._ping_at = time.monotonic() + self.notifier.watchdog / 2
+
+    def _extend(self) -> None:
+        now = time.monotonic()
+        self._extend_at = None
+        if self.notifier.enabled and now < self._extend_until:
+            self.notifier.send(EXTEND_TIMEOUT_USEC=_usec(_EXTENSION))
+            self._extend_at = now + _RENEWAL
+
+    def _write(self, pid: int, strict: bool = False) -> None:
+        if self.pid_file is None:
+            return
+        failed_before, self._write_at = self._write_at is not None, None
+        try:
+            self.pid_file.write(pid, self.ours)
+        except PidFileError as error:
+            if strict:
+                raise
+            self._write_at = time.monotonic() + _WRITE_AGAIN
+            if not failed_before:
+                self._life.log(log.ERROR, f"{error}; serving goes on, and it is tried again")
+
+
+def _usec(seconds: float) -> int:
+    return round(seconds * 1e6)

@@ -1,0 +1,243 @@
+"""The signals of a generation: taking them over, giving them back."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+from endless_py._sockets.poller import Waker
+from endless_py._support import log
+from endless_py._support.sigmask import block, unblock
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+    Handler = Callable[[int, Optional[FrameType]], None]
+
+_HANDLER_TIME = 0.05  # seconds after a signal in which its handler should have run
+RELOAD, STOP, HAMMER = "reload", "stop", "hammer"
+_ROLES = {"SIGHUP": RELOAD, "SIGTERM": STOP, "SIGINT": STOP, "SIGUSR2": HAMMER}
+# It does nothing to a process that has no use for it. Here it wakes one whose only loop is
+# busy, so that it looks who asks for what, and ends a handler that outlasts the hammer.
+CALL = "SIGURG"
+
+
+class Note:
+    """Something to do: an order, or a signal that has none and only hooks.
+
+    name is that of the signal, or of what else asked for it; number is 0 without a signal.
+    """
+
+    def __init__(self, order: Optional[str], name: str, number: int = 0) -> None:
+        self.order = order
+        self.name = name
+        self.number = number
+
+
+class Signals:
+    """Installs one handler where the program has none of its own.
+
+    CPython runs a handler in the main thread only, and one that is about to wait for a
+    lock (as in Thread.join()) may sleep over a signal that came just before. So every
+    signal also writes its number to a pipe, which the serving loops read: when the handler
+    has not run shortly after, they take the signal in its place.
+    """
+
+    def __init__(self, handler: Handler, say: Callable[[int, str], None]) -> None:
+        self._handler = handler
+        self._say = say
+        self.roles: dict[int, str] = {
+            int(getattr(signal, name)): role
+            for name, role in _ROLES.items()
+            if hasattr(signal, name)
+        }
+        self.ignored_hup = False  # when this process was started, as nohup does
+        self._hooked: set[int] = set()
+        self._installed = False
+        self._previous: dict[int, Any] = {}
+        self._waker: Optional[Waker] = None
+        self._ran: set[int] = set()  # its handler ran, its number was not read yet
+        self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
+        self._taken: set[int] = set()  # taken in the handler's place
+        self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
+
+    def note(self, number: int) -> Note:
+        """Return what a signal means."""
+        return Note(self.roles.get(number), signal.Signals(number).name, number)
+
+    def first(self, role: str) -> str:
+        """Return the name of a signal with this role, without SIG; "" when there is none."""
+        names = (signal.Signals(n).name[3:] for n, found in self.roles.items() if found == role)
+        return next(names, "")
+
+    def ours(self, role: str) -> set[int]:
+        """Return the signals with this role that are not the program's own."""
+        return {number for number in self._previous if self.roles.get(number) == role}
+
+    def set_roles(self, roles: dict[int, str]) -> None:
+        """Change which signals do what, and let them in."""
+        self.roles = roles
+        if self._installed and self._update():
+            self._say_foreign()
+        unblock(roles)
+
+    def hook(self, number: int) -> None:
+        """Have the handler called for this signal too; ValueError when that cannot be."""
+        self._hooked.add(number)
+        if self._installed:
+            self._update()
+
+    def install(self) -> None:
+        """Take over what nobody handles, and say when the program handles a reload signal itself.
+
+        Does nothing in a thread other than the main one, nor a second time.
+        """
+        if self._installed or threading.current_thread() is not threading.main_thread():
+            return
+        self._installed = True
+        foreign = self._update()
+        waker = Waker()
+        before = signal.set_wakeup_fd(waker.sender(), warn_on_full_buffer=False)
+        if before == -1:
+            self._waker = waker
+        else:  # another library's stays
+            signal.set_wakeup_fd(before)
+            waker.close()
+        if foreign:
+            self._say_foreign()
+
+    def _say_foreign(self) -> None:
+        self._say(
+            log.WARNING,
+            f"the program has a SIG{self.first(RELOAD)} handler of its own, which stays; "
+            "call endless_py.reload() from it",
+        )
+
+    def _update(self) -> bool:
+        """Install what is missing; whether the program has a handler where one should reload."""
+        wanted = {*self.roles, *self._hooked, int(getattr(signal, CALL))}
+        for number in self._previous.keys() - wanted:
+            self._give_back(number, self._previous.pop(number))
+        foreign = False
+        for number in sorted(wanted - self._previous.keys()):
+            before = signal.getsignal(number)
+            unused = [signal.SIG_DFL, signal.default_int_handler]
+            if number == signal.SIGHUP:
+                self.ignored_hup = self.ignored_hup or before is signal.SIG_IGN
+            if self.roles.get(number) == RELOAD:
+                unused.append(signal.SIG_IGN)  # nohup: there HUP only ever means reload
+            if before in unused:
+                self._previous[number] = before
+                signal.signal(number, self._run)
+            elif self.roles.get(number) == RELOAD:
+                foreign = True
+        return foreign
+
+    def _give_back(self, number: int, before: Any) -> None:
+        # == and not "is": each look at a bound method makes a new one
+        if signal.getsignal(number) == self._run:
+            signal.signal(number, before)
+
+    def _run(self, number: int, frame: Optional[FrameType]) -> None:
+        if number in self._taken:
+            self._taken.discard(number)
+            return
+        self._ran.add(number)
+        self._handler(number, frame)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable at a signal, -1 when there is none."""
+        return self._waker.fileno() if self._waker is not None else -1
+
+    def deadline(self) -> Optional[float]:
+        """Return the moment (time.monotonic) at which `overdue()` may have something."""
+        return min(self._late.values(), default=None)
+
+    def overdue(self, last: bool = False) -> list[int]:
+        """Return the signals whose handler has not run in time. One thread at a time calls it.
+
+        last says that no time is left.
+        """
+        now = time.monotonic()
+        if self._waker is not None:
+            for number in set(self._waker.clear()) & self._previous.keys():
+                if number in self._ran:
+                    self._ran.discard(number)
+                else:
+                    self._late.setdefault(number, now + _HANDLER_TIME)
+        found = []
+        for number, due in list(self._late.items()):
+            if number not in self._ran:
+                if now < due and not last:
+                    continue
+                self._taken.add(number)
+                if number not in self._ran:
+                    found.append(number)
+                else:  # it ran between the two lines above
+                    self._taken.discard(number)
+            self._ran.discard(number)
+            del self._late[number]
+        return found
+
+    def restore(self) -> None:
+        """Give back what was there, but not what the program has set since."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, before in self._previous.items():
+            self._give_back(number, before)
+        self._previous = {}
+        self._installed = False
+        self._close_waker()
+
+    def before_fork(self) -> None:
+        """Hold back what a child would write to this process's pipe until it lets go of that.
+
+        A signal to the whole group, as of a terminal or of systemd, would count twice here.
+        """
+        if self._waker is not None:
+            self._forking[_thread.get_ident()] = block(self._previous)
+
+    def after_fork(self) -> None:
+        """Let them in again, in the parent and in the child."""
+        before = self._forking.pop(_thread.get_ident(), None)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def in_handler_process(self) -> None:
+        """In a forked handler of requests signals mean something else from now on.
+
+        The handlers stay: each signal() would cost it pages of memory, and SIG_IGN would be
+        inherited by a program that it starts.
+        """
+        self._handler = self._end_handler
+        self._taken.clear()
+        self._close_waker()
+
+    def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:
+        """It finishes its response; a second order to end, or the hammer, ends it."""
+        role = self.roles.get(number)
+        if role == HAMMER:
+            os._exit(1)
+        if role == STOP:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _close_waker(self) -> None:
+        if self._waker is not None:
+            now = signal.set_wakeup_fd(-1)
+            if now not in (-1, self._waker.sender()):
+                signal.set_wakeup_fd(now)
+            self._waker.close()
+            self._waker = None
+
+
+def as_if_not_there(number: int, frame: Optional[FrameType]) -> None:
+    """Do what the signal would have done without this package."""
+    if number == signal.SIGINT:
+        signal.default_int_handler(number, frame)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

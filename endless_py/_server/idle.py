@@ -1,0 +1,197 @@
+"""Message boundaries: where a handler waits for its client, and may leave its connection.
+
+A handler at a boundary waits for whatever comes first, its client or the drain. At the
+drain its connection migrates, or is told to finish.
+"""
+
+from __future__ import annotations
+
+import functools
+import select
+import socket
+import time
+from contextlib import suppress
+
+from endless_py._reload import process
+from endless_py._reload.drain import say_address
+from endless_py._sockets.connection import Beacon, Connection
+from endless_py._sockets.traveller import MAX_STATE
+from endless_py._support import log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+_NAME = "_endless_boundary"
+
+
+class Boundary:
+    """What one handler needs to wait at its boundaries."""
+
+    def __init__(self, handler: Any) -> None:
+        self._serving = handler.server._serving
+        self._connection: Optional[Connection] = self._serving.connections.get(handler.request)
+        self._beacon: Optional[Beacon] = None
+        self._poll: Any = None
+        self._drain_seen = 0.0
+
+    @property
+    def arrived_with(self) -> Optional[bytes]:
+        return self._connection.arrived_with if self._connection is not None else None
+
+    def draining(self) -> bool:
+        beacon = self._serving.beacon
+        return beacon is not None and beacon.lit()
+
+    def can_migrate(self, handler: Any) -> bool:
+        """Whether the connection can be served by the successor from here on."""
+        connection, beacon = self._connection, self._serving.beacon
+        return (
+            connection is not None
+            and beacon is not None
+            and beacon.migrate()
+            and connection.refused_for is not beacon
+            # TLS and whatever else wraps a socket has state that no descriptor carries.
+            and type(handler.request) is socket.socket
+            and getattr(handler, "connection", handler.request) is handler.request
+            and getattr(handler, "migrates", True)
+        )
+
+    def wait(self, handler: Any) -> bool:
+        """Whether the client has sent something (its end included) and is to be served here.
+
+        Raises TimeoutError when the connection's own time-out passes first.
+        """
+        if _buffered(handler):
+            return True
+        try:
+            descriptor = handler.connection.fileno()
+            timeout: Optional[float] = handler.connection.gettimeout()
+        except (OSError, AttributeError):
+            return True
+        if descriptor < 0:
+            return True
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            grace = None
+            if self.draining():
+                if self.can_migrate(handler) and self._leave(handler):
+                    return False
+                if self._beacon is not None or self._poll is None:
+                    self._beacon, self._poll = None, select.poll()
+                    self._poll.register(descriptor, select.POLLIN)
+                    self._drain_seen = time.monotonic()
+                grace = self._drain_seen + handler.server.keepalive_grace
+            elif self._poll is None or self._beacon is not self._serving.beacon:
+                self._beacon, self._poll = self._serving.beacon, select.poll()
+                self._poll.register(descriptor, select.POLLIN)
+                if self._beacon is not None:
+                    self._poll.register(self._beacon.fileno(), select.POLLIN)
+            ends = until
+            if grace is not None and (until is None or grace < until):
+                ends = grace
+            wait = None if ends is None else max(0.0, ends - time.monotonic()) * 1000
+            if self._connection is not None:
+                self._connection.idle = True
+            ready = self._poll.poll(wait)
+            if self._connection is not None:
+                self._connection.idle = False
+            if descriptor in dict(ready):
+                return True
+            if ready:
+                continue  # the drain has begun
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError("timed out")
+            if self.draining() and grace is not None and time.monotonic() >= grace:
+                # It may have come since, where many threads wait for their turn.
+                return bool(self._poll.poll(0))
+
+    def _leave(self, handler: Any) -> bool:
+        """Mark the connection so that it migrates when its handler has returned."""
+        save = getattr(handler, "save_state", None)
+        state = b"" if save is None else bytes(save())
+        assert self._connection is not None
+        if len(state) > MAX_STATE:
+            self._connection.refused_for = self._serving.beacon
+            process.current.log(
+                log.ERROR,
+                f"{say_address(handler.client_address)} cannot migrate: save_state() returned "
+                f"{len(state)} bytes, more than {MAX_STATE}; it is told to finish",
+            )
+            return False
+        with suppress(AttributeError):
+            handler.wfile.flush()
+        handler.migrating = True
+        self._connection.leaves_with = state
+        return True
+
+
+def of(handler: Any) -> Boundary:
+    """Return the boundary of this handler, made when it is first asked for."""
+    found: Optional[Boundary] = vars(handler).get(_NAME)
+    if found is None:
+        found = vars(handler)[_NAME] = Boundary(handler)
+    return found
+
+
+def await_message(handler: Any) -> bool:
+    """Wait at a message boundary of a StreamRequestHandler's own protocol.
+
+    Call it from handle() where the next message would be read. True: there is something
+    to read, or the client has left; read on. False: return from handle(). The connection
+    then migrates to the successor (`handler.migrating` is true), or it is told to
+    finish, after `keepalive_grace` seconds of silence during a drain: say good-bye.
+    Raises TimeoutError when the handler's own `timeout` passes.
+
+    These attributes of the handler, all optional, take part:
+
+    migrates            false on the class or on one handler: its connection never migrates
+    save_state()        returns bytes (at most 65536) that go along with the connection
+    restore_state(data) is called with them in the successor, between setup() and handle()
+    """
+    return of(handler).wait(handler)
+
+
+class MigratingMixIn:
+    """Put to the left of a handler class: gives it the state that came along."""
+
+    migrating = False
+
+    def setup(self: Any) -> None:
+        super().setup()  # type: ignore[misc]
+        restore = getattr(self, "restore_state", None)
+        if restore is None:
+            return
+        state = of(self).arrived_with
+        if state is not None:
+            restore(state)
+
+
+@functools.lru_cache(maxsize=256)
+def derive(mixin: type, handler: type) -> type:
+    """Return the handler class with a mix-in to its left, under its own name."""
+    return type(
+        handler.__name__,
+        (mixin, handler),
+        {"__module__": handler.__module__, "__qualname__": handler.__qualname__},
+    )
+
+
+def _buffered(handler: Any) -> bool:
+    """Whether bytes of the next message were read already."""
+    pending = getattr(handler.connection, "pending", None)  # what TLS has decrypted
+    if pending is not None and pending():
+        return True
+    rfile = getattr(handler, "rfile", None)
+    peek, raw = getattr(rfile, "peek", None), getattr(rfile, "raw", None)
+    if peek is None or raw is None:
+        return False
+    raw.readinto = _nothing_yet  # peek() would wait for the socket
+    try:
+        return bool(peek(1))
+    finally:
+        del raw.readinto
+
+
+def _nothing_yet(buffer: Any) -> None:
+    """Stand in for SocketIO.readinto(): no byte is there, as a socket without any would say."""

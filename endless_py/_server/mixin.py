@@ -1,0 +1,260 @@
+"""GracefulMixIn: socketserver's hooks translated into what the other modules do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import socketserver
+import threading
+import time
+from contextlib import suppress
+
+from endless_py._reload import process
+from endless_py._reload.machine import Phase
+from endless_py._reload.serving import Serving
+from endless_py._server import forking as forked_handlers
+from endless_py._server import http as http_connections
+from endless_py._server.accept_loop import AcceptLoop
+from endless_py._sockets.connection import Connection
+from endless_py._sockets.listener import Listener
+from endless_py._sockets.traveller import Traveller
+from endless_py._supervisor import detect as keep_pid
+from endless_py._support import platform as needs
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional, Union
+
+
+class _Record:
+    """The server's Serving, made when it is first asked for; from then on a plain attribute."""
+
+    def __get__(self, server: Any, owner: Optional[type] = None) -> Serving:
+        found: Serving = vars(server).setdefault("_serving", Serving(server))
+        return found
+
+
+class GracefulMixIn:
+    """Makes a subclass of socketserver.BaseServer replaceable while it runs.
+
+    It goes leftmost among the bases: class Server(GracefulMixIn, SomeServer).
+    Everything the server class could do it still does; these attributes are new, and as
+    with socketserver's own a subclass sets them:
+
+    drain_timeout       seconds that active handlers have to finish after a reload or a
+                        stop, before their connections are cut; default 60
+    ready_timeout       seconds a successor has to say ready before it is killed and this
+                        process goes on; default 60
+    keepalive_grace     seconds after which an idle connection that cannot migrate is
+                        closed unasked during a drain; default 5
+    keep_pid            whether a reload keeps the pid: True, False, or "auto", which is yes
+                        where something watches it (pid 1, tini and its like, supervisord,
+                        runsv, s6-supervise, a systemd unit that cannot be told the new pid,
+                        the foreground of a terminal); default "auto"
+    tcp_nodelay         whether TCP_NODELAY is set on accepted TCP connections; without it
+                        a keep-alive exchange of http.server stalls for 40 ms; default true
+    max_handlers        how many handlers a threading server runs at once (a forking one has
+                        max_children); more clients wait in the accept queue, of
+                        request_queue_size. A keep-alive connection holds its handler while it
+                        is idle too: set the handler's `timeout` along with it. Each generation
+                        counts its own, and connections that migrate to it are served at once,
+                        beyond the bound where need be; default None, no bound
+    reuse_threads       whether a threading server's thread serves another connection when it has
+                        served one, which is faster; what a handler keeps in a threading.local
+                        is then still there. A thread ends after 10 seconds without one. A class
+                        with a process_request() of its own gets a thread for each connection all
+                        the same; default false
+    ready_on_serve      whether entering serve_forever() says ready; with False the program calls
+                        endless_py.ready() when it has warmed up, and accepts nothing until
+                        then; default true
+    pid_file            path (text or os.PathLike) of a file that has the pid of the process
+                        in charge as long as there is one; PidFileError when it is that of
+                        another living process or is no pid file; default None, no file
+    """
+
+    drain_timeout = 60.0
+    ready_timeout = 60.0
+    keepalive_grace = 5.0
+    keep_pid: keep_pid.Setting = "auto"
+    tcp_nodelay = True
+    max_handlers: Optional[int] = None
+    reuse_threads = False
+    ready_on_serve = True
+    pid_file: Union[str, os.PathLike[str], None] = None
+
+    # Provided by the class to the right.
+    socket: Any
+    server_address: Any
+    RequestHandlerClass: Any
+    active_children: Any
+    max_children: int
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        # A ForkingMixIn to the left of this class (whole files swapped have that) would
+        # wait for any child at max_children, block the loop, and reap the successor.
+        forking = getattr(forked_handlers.StdForkingMixIn, "collect_children", None)
+        if forking is not None and getattr(cls, "collect_children", None) is forking:
+            cls.collect_children = forked_handlers.collect  # type: ignore[attr-defined]
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        needs.require()
+        keep_pid.check(self.keep_pid)
+        most = self.max_handlers
+        if most is not None and (not isinstance(most, int) or most < 1):
+            raise ValueError(f"max_handlers must be None or at least 1, not {most!r}")
+        super().__init__(*arguments, **keywords)
+
+    _serving = _Record()
+
+    # socketserver keeps this flag under a mangled name, and programs set it by that name
+    # to stop a server from one of its handlers; here that has to wake the loop.
+    @property
+    def _BaseServer__shutdown_request(self) -> bool:
+        return self._serving.shutdown_requested
+
+    @_BaseServer__shutdown_request.setter
+    def _BaseServer__shutdown_request(self, value: bool) -> None:
+        self._serving.shutdown_requested = value
+        if value:
+            self._serving.wake()
+
+    def shutdown(self) -> None:
+        """Stop serve_forever(), without a drain; wait for its end unless it is the caller."""
+        if self._serving.loop_thread == threading.get_ident():
+            self._BaseServer__shutdown_request = True
+            return
+        super().shutdown()  # type: ignore[misc]
+
+    # -- the listener -----------------------------------------------------
+
+    def server_bind(self) -> None:
+        """Bind, or adopt the predecessor's listener for the same address."""
+        needs.require()
+        process.current.dry_start.end_here()
+        self.socket = Listener.wrap(self.socket, process.current.estate.inheritance)
+        super().server_bind()  # type: ignore[misc]
+        if self.socket.family != getattr(socket, "AF_UNIX", None) and (
+            self.socket.type == socket.SOCK_STREAM
+        ):
+            # Accepted connections inherit it from the listener.
+            with suppress(OSError):
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.tcp_nodelay)
+        self._serving.binding = self.socket.binding
+        self._serving.accepting = bool(self.ready_on_serve)
+        process.current.add(self._serving)
+        process.current.readiness.say_adopted(self._serving)
+
+    def server_close(self) -> None:
+        """Close the listener; a Unix path that is still ours goes too."""
+        process.current.remove(self._serving)
+        super().server_close()  # type: ignore[misc]
+
+    # -- the loop ---------------------------------------------------------
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until shutdown(), or until this process is drained.
+
+        poll_interval, in seconds, is how often service_actions() is called where a
+        subclass overrides it; nothing else is polled. Raises KeyboardInterrupt once a
+        SIGINT has been answered with a drain.
+        """
+        done: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
+        done.clear()
+        try:
+            AcceptLoop(self, poll_interval).run()
+        finally:
+            self._BaseServer__shutdown_request = False
+            done.set()
+        self._raise_interrupt()
+
+    def handle_request(self) -> None:
+        """Handle one request, as socketserver's; raises SystemExit once the process is drained.
+
+        A loop around this method could not know otherwise that it is over.
+        """
+        timeouts = [self.socket.gettimeout(), getattr(self, "timeout", None)]
+        timeout = min((t for t in timeouts if t is not None), default=None)
+        until = None if timeout is None else time.monotonic() + timeout
+        handled = AcceptLoop(self, once=True, until=until).run()
+        if process.current.phase is Phase.DRAINED:
+            self._raise_interrupt()
+            raise SystemExit(0)
+        if not handled:
+            self.handle_timeout()  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _raise_interrupt() -> None:
+        current = process.current
+        in_main = threading.current_thread() is threading.main_thread()
+        if current.phase is Phase.DRAINED and current.stopping.interrupted and in_main:
+            current.stopping.interrupted = False
+            raise KeyboardInterrupt
+
+    # -- one request ------------------------------------------------------
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """As socketserver's, with a handler class that knows about the drain."""
+        given = self.RequestHandlerClass
+        prepared = self._serving.prepared
+        if prepared[0] is not given:
+            prepared = self._prepare(given)
+        if prepared[1] is None:
+            super().finish_request(request, client_address)  # type: ignore[misc]
+        else:
+            prepared[1](request, client_address, self)
+
+    def _prepare(self, given: Any) -> tuple[Any, Any]:
+        handler = http_connections.prepare(given)
+        finish = getattr(super().finish_request, "__func__", None)  # type: ignore[misc]
+        if finish is socketserver.BaseServer.finish_request:
+            prepared: tuple[Any, Any] = (given, handler)
+        else:  # a class to the right has one of its own, which makes its handlers itself
+            self.RequestHandlerClass = handler
+            prepared = (handler, None)
+        self._serving.prepared = prepared
+        return prepared
+
+    def shutdown_request(self, request: Any) -> None:
+        """As socketserver's; a connection that migrates is not shut down."""
+        connection = self._serving.connections.active.get(id(request))
+        if connection is not None and connection.leaves_with is not None:
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)  # type: ignore[misc]
+
+    def close_request(self, request: Any) -> None:
+        """As socketserver's; the connection is not active any more, and may migrate now."""
+        serving = self._serving
+        active = serving.connections.active
+        leaves = False
+        try:
+            connection = active.get(id(request))
+            if connection is not None and connection.leaves_with is not None:
+                leaves = True
+                self._send_off(connection)
+            super().close_request(request)  # type: ignore[misc]
+        finally:
+            # A second call for the same one is harmless. One that leaves has to be looked at even
+            # where nobody drains any more: the successor may have died since.
+            if active.pop(id(request), None) is not None and (
+                leaves or not serving.accepting or serving.paused_until is not None or serving.full
+            ):
+                serving.paused_until = None
+                serving.full = False
+                serving.wake()
+                process.current.wake()
+
+    def _send_off(self, connection: Connection) -> None:
+        """Its handler has ended: take the socket away from it and let it migrate."""
+        serving, request, state = self._serving, connection.request, connection.leaves_with
+        connection.leaves_with = None
+        timeout = request.gettimeout()
+        sock = socket.socket(fileno=request.detach())
+        sock.settimeout(timeout)
+        traveller = Traveller(sock, connection.client_address, state or b"")
+        if serving.in_child and serving.home is not None:
+            serving.home.send(traveller)
+            sock.close()
+        else:
+            process.current.migration.add(serving, traveller)

@@ -1,0 +1,122 @@
+"""HTTPS: every handler makes its own handshake, so that a silent client keeps nobody waiting."""
+
+from __future__ import annotations
+
+import http.server as _std
+import select
+import socket
+import sys
+import time
+from contextlib import suppress
+
+from endless_py._reload import process
+from endless_py._reload.drain import say_address
+from endless_py._support import log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional, Sequence
+
+
+class TLSMixIn:
+    """Put to the left of an HTTP server class; speaks TLS on accepted connections.
+
+    The signature is that of http.server.HTTPSServer from Python 3.14 on. The certificate
+    is read before the address is bound: one that cannot be used makes a reload fail.
+
+    handshake_timeout   seconds a client has to complete the TLS handshake; default 10
+    """
+
+    handshake_timeout = 10.0
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Any,
+        bind_and_activate: bool = True,
+        *,
+        certfile: Any,
+        keyfile: Any = None,
+        password: Any = None,
+        alpn_protocols: Optional[Sequence[str]] = None,
+    ) -> None:
+        """Raises OSError (ssl.SSLError is one) for a certificate or key that cannot be used."""
+        try:
+            import ssl
+        except ImportError as error:
+            raise RuntimeError("this Python has no ssl module, so it cannot serve HTTPS") from error
+        self.ssl = ssl
+        self.certfile, self.keyfile, self.password = certfile, keyfile, password
+        self.alpn_protocols = ["http/1.1"] if alpn_protocols is None else list(alpn_protocols)
+        self.context = self._create_context()
+        more = {}
+        if hasattr(_std, "HTTPSServer"):
+            more = {
+                "certfile": certfile,
+                "keyfile": keyfile,
+                "password": password,
+                "alpn_protocols": self.alpn_protocols,
+            }
+        super().__init__(server_address, RequestHandlerClass, bind_and_activate, **more)  # type: ignore[call-arg]
+
+    def _create_context(self) -> Any:
+        context = self.ssl.create_default_context(self.ssl.Purpose.CLIENT_AUTH)
+        password = self.password
+        if password is None and not (sys.stdin and sys.stdin.isatty()):
+            password = ""  # else OpenSSL would wait for somebody to type one
+        context.load_cert_chain(self.certfile, self.keyfile, password)
+        context.set_alpn_protocols(self.alpn_protocols)
+        return context
+
+    def server_activate(self: Any) -> None:
+        """Listen. The listener itself stays plain: accepting must never wait for a client."""
+        self.socket.listen(self.request_queue_size)
+
+    def finish_request(self: Any, request: Any, client_address: Any) -> None:
+        """Make the handshake, then handle the request on the encrypted connection."""
+        connection = self._serving.connections.get(request)
+        encrypted = self.context.wrap_socket(
+            request, server_side=True, do_handshake_on_connect=False
+        )
+        if connection is not None:
+            connection.transport = encrypted
+        try:
+            try:
+                self._handshake(encrypted)
+            except (OSError, ValueError) as error:
+                process.current.log(
+                    log.INFO,
+                    f"no TLS handshake with {say_address(client_address)}: {error}; it is closed",
+                )
+                return
+            super().finish_request(encrypted, client_address)  # type: ignore[misc]
+            self._say_goodbye(encrypted)
+        finally:
+            encrypted.close()
+
+    def _handshake(self: Any, encrypted: Any) -> None:
+        timeout = encrypted.gettimeout()
+        deadline = time.monotonic() + self.handshake_timeout
+        encrypted.settimeout(0.0)
+        poll = select.poll()
+        while True:
+            try:
+                encrypted.do_handshake()
+                break
+            except self.ssl.SSLWantReadError:
+                poll.register(encrypted, select.POLLIN)
+            except self.ssl.SSLWantWriteError:
+                poll.register(encrypted, select.POLLOUT)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not poll.poll(remaining * 1000):
+                raise TimeoutError(f"not complete within {self.handshake_timeout:g} s")
+        encrypted.settimeout(timeout)
+
+    @staticmethod
+    def _say_goodbye(encrypted: Any) -> None:
+        """Tell the client that nothing was cut off, without waiting for its answer."""
+        with suppress(OSError, ValueError):
+            encrypted.settimeout(0.0)
+            encrypted.unwrap()
+        with suppress(OSError):
+            encrypted.shutdown(socket.SHUT_WR)
