@@ -126,7 +126,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = parser.parse_args(words)
     tls = _tls(parser, options)
     kind: Any = FolderHTTPSServer if tls else FolderServer
-    directory = options.directory or process.current.estate.command.directory or os.getcwd()
+    directory = options.directory or process.current.spawn.command.directory or os.getcwd()
     if not os.path.isdir(directory):
         return _fail(f"there is no folder {directory!r}; give one with --directory", 1)
 
