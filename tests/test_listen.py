@@ -152,7 +152,7 @@ def test_when_the_successor_dies_another_one_is_started(tmp_path):
         client = Client(program.port)
         client.ask()
         new = program.reload(1, pid)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         os.kill(new, signal.SIGKILL)
         program.wait("has no on_resume; a new successor takes it")
         program.wait(
@@ -175,7 +175,7 @@ def test_it_is_stopped_and_asked_like_the_others(tmp_path):
         client = Client(program.port)
         assert client.ask() == ["0", str(pid)]
         os.kill(pid, signal.SIGTERM)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         assert client.ask() == ["0", str(pid)]
         client.close()
         program.wait_alone(None)

@@ -92,12 +92,21 @@ class Driver:
                 finally:
                     self.changes = object()
                     self._driving.release()
+                if not self._waits_next(listener):
+                    self._wake_free()  # what whoever waits has planned may not be right any more
             else:
                 return  # whoever drives looks at `posted` once more when it is done
             if self._jobs:
                 self._run_jobs(listener)
             elif not self.posted:
                 return
+
+    def _waits_next(self, listener: Optional[Listener]) -> bool:
+        """Whether this thread, after its step, will itself wait for what may happen."""
+        if listener is not None:
+            return self.leads(listener)
+        helper = self._helper
+        return helper is not None and helper.ident == _thread.get_ident()
 
     def later(self, job: Callable[[], None]) -> None:
         """Have the program's code called after this step, by a thread that holds nothing."""
@@ -184,9 +193,11 @@ class Driver:
             led = self._leader is listener
             if led:
                 self._leader = next((other for other in self._free if other.steady), None)
-        if led:
+        has_to_do = self._has_to_do()
+        if led or (has_to_do and self._leader is None):
+            # Whoever waits from now on may have planned before the last step.
             self._wake_free()
-        if not self._free and self._has_to_do():
+        if not self._free and has_to_do:
             self._start_helper()
 
     def _has_to_do(self) -> bool:

@@ -45,15 +45,12 @@ class Exit:
         self._stop = stop
         self._reexec = reexec
         self._migration = migration
-        self._hooks_ran = False
-        self._hooks_run = False
         self.watch = ExitWatch(process)
 
     def check(self) -> None:
         """During a drain: finish when nothing is left to wait for."""
         process = self._process
         if not process.machine.drains:
-            self._hooks_ran = self._hooks_run = False
             return
         predecessors = process.predecessors.living
         if process.machine.stops:
@@ -72,28 +69,13 @@ class Exit:
                 f"drain time is over: {count} idle connections are left to "
                 f"{process.successor}, which has not said that it has them",
             )
-        if not len(self._migration) and self._hooks_done():
+        if not len(self._migration):
             process.fire(Event.EMPTY)
-
-    def _hooks_done(self) -> bool:
-        """Whether the program's hooks for this moment have run: serve_forever() returns after."""
-        if not self._hooks_run:
-            self._hooks_run = True
-            if self._process.hooks.steps[hooks.DRAINED]:
-                self._process.driver.later(self._run_hooks)
-            else:
-                self._hooks_ran = True
-        return self._hooks_ran
-
-    def _run_hooks(self) -> None:
-        self._process.hooks.run_step(hooks.DRAINED)
-        self._hooks_ran = True
-        self._process.wake()
 
     # -- actions ----------------------------------------------------------
 
-    def finish(self) -> None:
-        """Every serve_forever() returns, and the program ends in its own way."""
+    def finish(self, *_: object) -> None:
+        """Every serve_forever() returns when the hooks have run; the program ends in its own way."""
         process, successor = self._process, self._process.living_successor
         kept = process.is_kept_by(process.successor)
         if kept:
@@ -110,7 +92,18 @@ class Exit:
         if any(listener.cut for listener in process.listeners.foreign()):
             stopped = self._stop.last_signal
         self.watch.begin(stopped, {listener.loop_thread for listener in process.listeners.all})
-        process.wake_all()
+        if process.hooks.steps[hooks.DRAINED]:
+            process.driver.later(self._run_hooks)
+        else:
+            self._release()
+
+    def _run_hooks(self) -> None:
+        self._process.hooks.run_step(hooks.DRAINED)
+        self._release()
+
+    def _release(self) -> None:
+        self._process.released = True
+        self._process.wake_all()
 
     # -- the interpreter's end --------------------------------------------
 

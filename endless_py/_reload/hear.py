@@ -100,7 +100,7 @@ class HearSuccessor:
         elif word == "superseded":
             self._process.fire(Event.SUPERSEDED, f"{successor} was reloaded")
         elif word == "force":
-            self._stop.order(Event.FORCE, 0, f"a force stop passed on by {successor}")
+            self._process.fire(Event.FORCED, f"a force stop of {successor}")
         elif word == "hand_back":
             self._reexec.heard_hand_back(message)
         elif word == "replaced_by":

@@ -61,6 +61,7 @@ class Event(enum.Enum):
     TAKE_BACK = "take back"  # the kept pid waits for a bridge to hand back
     STOP = "stop"  # an order
     FORCE = "force"  # an order: a second stop, or a force stop
+    FORCED = "forced"  # the successor was told to force its stop, so this process ends as well
     EMPTY = "empty"  # nothing is active any more
     EXITING = "exiting"  # the interpreter ends
     KEPT_PID_EXITS = "kept pid exits"  # so, and the bridge is to hand back
@@ -131,15 +132,18 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.DRAINING, E.GONE_FOR_GOOD): (S.RETIRING, ("drain.close_listeners",)),
     (S.DRAINING, E.STOP): (S.DRAINING, ("stop.owe_stop", *_PASS_ON_STOP)),
     (S.DRAINING, E.FORCE): (S.DRAINING, ("stop.owe_stop", *_PASS_ON_FORCE)),
+    (S.DRAINING, E.FORCED): (S.DRAINING, ("drain.force",)),
     (S.DRAINING, E.EMPTY): (S.DRAINED, ("exit.finish",)),
     (S.DRAINING, E.EXITING): (S.ENDED, ()),
     (S.RETIRING, E.RELOAD): (S.RETIRING, ("orders.pass_on_reload",)),
     (S.RETIRING, E.GONE_FOR_GOOD): (S.RETIRING, ("drain.close_listeners",)),
     (S.RETIRING, E.STOP): (S.RETIRING, _PASS_ON_STOP),
     (S.RETIRING, E.FORCE): (S.RETIRING, _PASS_ON_FORCE),
+    (S.RETIRING, E.FORCED): (S.RETIRING, ("drain.force",)),
     (S.RETIRING, E.EMPTY): (S.DRAINED, ("exit.finish",)),
     (S.RETIRING, E.EXITING): (S.ENDED, ()),
     (S.STOPPING, E.FORCE): (S.STOPPING, _FORCE),
+    (S.STOPPING, E.FORCED): (S.STOPPING, ("drain.force",)),
     (S.STOPPING, E.EMPTY): (S.DRAINED, ("exit.finish",)),
     (S.STOPPING, E.STOPPED_PID_EXITS): (S.LEAVING, ()),
     (S.STOPPING, E.EXITING): (S.ENDED, ()),
@@ -182,6 +186,7 @@ IGNORED: dict[tuple[Optional[State], Event], str] = {
     (S.STOPPING, E.STOP): "the same order, once by a predecessor and once by a signal",
     (S.ENDED, E.STOP): "it ends",
     (S.ENDED, E.FORCE): "it ends",
+    (None, E.FORCED): "nothing here drains for it",
     (None, E.EMPTY): "nothing drains",
     (None, E.HANDED_BACK): "it was told to stop in the last moment",
     (None, E.ALONE): "nothing waits for it",

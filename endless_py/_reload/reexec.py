@@ -59,7 +59,7 @@ class Reexec:
         while self._spare:
             os.close(self._spare.pop()[1])
 
-    def replace(self) -> None:
+    def replace(self, *_: object) -> None:
         """Start the program anew in this process, as the interpreter's last act."""
         process, bridge = self._process, self._process.successor
         environment = self._spawn.environment(bridge=False)

@@ -52,7 +52,7 @@ class Spawn:
             process.log(log.INFO, f"a reload {kept}: {why}")
         return keeps
 
-    def announce(self) -> None:
+    def announce(self, *_: object) -> None:
         """In the first generation: say at once what a reload will do."""
         if self._process.predecessors.parent is None and self._said is None:
             self.keeps_pid()

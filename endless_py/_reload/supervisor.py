@@ -151,7 +151,7 @@ class Supervisor:
             self.notifier.send(MAINPID=os.getpid(), READY=1, STATUS=why)
             self._ping()
 
-    def stopping(self) -> None:
+    def stopping(self, *_: object) -> None:
         """This process stops, and has its time to drain."""
         if self.in_charge:
             self._extend_until = time.monotonic() + self._process.listeners.longest_drain()

@@ -99,7 +99,7 @@ class AcceptLoop:
         try:
             current.enter(listener)
             while not listener.shutdown_requested or self._once:
-                if current.machine.over:
+                if current.released:
                     return False
                 if self._until is not None and time.monotonic() >= self._until:
                     finished = False

@@ -175,7 +175,7 @@ class GracefulMixIn:
         timeout = min((t for t in timeouts if t is not None), default=None)
         until = None if timeout is None else time.monotonic() + timeout
         handled = AcceptLoop(self, once=True, until=until).run()
-        if process.current.machine.over:
+        if process.current.released:
             self._raise_interrupt()
             raise SystemExit(0)
         if not handled:
@@ -185,7 +185,7 @@ class GracefulMixIn:
     def _raise_interrupt() -> None:
         current = process.current
         in_main = threading.current_thread() is threading.main_thread()
-        if current.machine.over and current.stop.interrupted and in_main:
+        if current.released and current.stop.interrupted and in_main:
             current.stop.interrupted = False
             raise KeyboardInterrupt
 
