@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from endless_py._control.socket import Conversation, Remote
+from endless_py._control.socket import ControlSocket, Conversation
 from endless_py._reload.life import Life
 from endless_py._reload.machine import Phase
 from endless_py._reload.predecessors import Predecessors
@@ -40,7 +40,7 @@ class Askers:
         self._succession = succession
         self._stopping = stopping
         self._reports = reports
-        self.remote = Remote(self.answer)
+        self.remote = ControlSocket(self.answer)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
     def listen(self) -> None:
