@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from endless_py._control.socket import Conversation, Remote
+from endless_py._control.socket import ControlSocket, Conversation
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
@@ -32,7 +32,7 @@ class Answers:
         self._process = process
         self._stop = stop
         self._report = report
-        self.remote = Remote(self.answer)
+        self.remote = ControlSocket(self.answer)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
     def open(self, *_: object) -> None:

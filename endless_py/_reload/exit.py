@@ -75,7 +75,7 @@ class Exit:
     # -- actions ----------------------------------------------------------
 
     def finish(self, *_: object) -> None:
-        """Every serve_forever() returns when the hooks have run; the program ends in its own way."""
+        """Every serve_forever() returns once the hooks have run, and the program ends."""
         process, successor = self._process, self._process.living_successor
         kept = process.is_kept_by(process.successor)
         if kept:

@@ -14,7 +14,7 @@ import struct
 import tempfile
 from pathlib import Path
 
-from endless_py._control.socket import MAX_REQUEST, Conversation, Remote
+from endless_py._control.socket import MAX_REQUEST, ControlSocket, Conversation
 from endless_py._handoff import greeting
 from endless_py._handoff.channel import Channel
 from endless_py._reload import dry_start
@@ -113,22 +113,22 @@ def request(data: bytes) -> None:
         conversation.send({"event": "error"}, last=True)
 
     mine, other = socket.socketpair()
-    remote = Remote(answer)
+    control = ControlSocket(answer)
     with mine, other, socket.socket(socket.AF_UNIX) as listener:
         listener.bind("")
         listener.listen(1)
         listener.setblocking(False)
-        remote._socket = listener
-        remote.conversations.append(Conversation(other))
+        control._socket = listener
+        control.conversations.append(Conversation(other))
         mine.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             mine.send(data[: 4 * MAX_REQUEST])
         mine.shutdown(socket.SHUT_WR)
         for _ in range(8):
-            remote.step()
-        assert remote.conversations == []
+            control.step()
+        assert control.conversations == []
         assert all(isinstance(body, dict) for body in asked)
-        remote.close()
+        control.close()
 
 
 def traveller(data: bytes) -> None:

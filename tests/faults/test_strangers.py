@@ -136,7 +136,7 @@ def test_the_state_of_upgrades(data):
 @quick
 @given(bodies({"command": "stop"}))
 def test_requests(body):
-    entry_points.request(body + b"\n")
+    entry_points.request(entry_points.frame(body))
 
 
 @quick
@@ -377,7 +377,9 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
                 sock.setblocking(False)
                 with contextlib.suppress(OSError):
                     sock.connect(name)
-                    sock.send(b'{"command": "stop"}\n' + b"x" * 100_000)  # never reads
+                    sock.send(
+                        entry_points.frame(b'{"command": "stop"}') + b"x" * 100_000
+                    )  # never reads
                 flood.append(sock)
                 if len(flood) > 200:
                     flood.pop(0).close()
@@ -465,7 +467,7 @@ def test_who_may_ask_and_never_reads_fills_no_memory(tmp_path):
             deaf.append(sock)
             with contextlib.suppress(OSError):
                 sock.connect(name)
-                sock.send(b'{"command": "watch"}\n')
+                sock.send(entry_points.frame(b'{"command": "watch"}'))
                 for _ in range(64):
                     sock.send(b"x" * 65536)
         assert get(program.port) == "v end"
