@@ -166,6 +166,20 @@ class BaseProcess:
         self.listeners.wake()
         self.driver.wake()
 
+    def pass_file(self, name: str, descriptor: Optional[int]) -> None:
+        """Keep a duplicate of this descriptor for the generations to come; None: no longer."""
+        new = {} if descriptor is None else {name: os.dup(descriptor)}
+        old = self.files.get(name)
+        self.files = {**{k: v for k, v in self.files.items() if k != name}, **new}
+        if old is not None:
+            os.close(old)
+
+    def drained(self) -> None:
+        """The program's own servers have drained."""
+        for listener in self.listeners.foreign():
+            listener.done = True
+        self.wake()
+
     def alone(self) -> bool:
         """Whether this process serves and has no living neighbour."""
         return (

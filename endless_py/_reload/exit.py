@@ -17,7 +17,7 @@ from endless_py._reload.reexec import Reexec
 from endless_py._reload.signals import as_if_not_there
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
-from endless_py._support import log
+from endless_py._support import faults, log
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -106,6 +106,21 @@ class Exit:
         self._process.wake_all()
 
     # -- the interpreter's end --------------------------------------------
+
+    def end_driving(self) -> None:
+        """The interpreter ends: no thread of ours may run into its finalization."""
+        process, driver = self._process, self._process.driver
+        driver.exiting = True
+        driver.end_helper()
+        driver.finish_step()  # another server's thread may be in the middle of one
+        if not driver.wait_for_jobs():
+            process.log(
+                log.ERROR, "a hook that still runs does not end; the process ends without it"
+            )
+        faults.at("exit")
+        if process.machine.drains and process.listeners.foreign():
+            process.drained()  # the program's way to say so
+            driver.advance()
 
     def wait_for_others(self) -> None:
         """The interpreter ends: wait for the bridge to hand back or, after a stop, to end."""

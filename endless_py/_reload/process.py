@@ -16,6 +16,7 @@ from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.drain import Drain, HandlerCut
 from endless_py._reload.dry_start import DryStart
 from endless_py._reload.exit import Exit
+from endless_py._reload.forks import Forks
 from endless_py._reload.hear import HearPredecessors, HearSuccessor
 from endless_py._reload.inherit import Inherit
 from endless_py._reload.listener import Listener
@@ -33,7 +34,7 @@ from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets.connection import DrainSignal
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._supervisor.terminal import Terminal
-from endless_py._support import faults, log, platform
+from endless_py._support import log, platform
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -48,7 +49,6 @@ class ServerProcess(BaseProcess):
     def __init__(self) -> None:
         super().__init__()
         self._called = False  # by a command that got no answer at once
-        self._watches_forks = False
         self.supervisor = Supervisor(self, os.environ)
         self.report = Report(self, self.supervisor)
         self.stop = Stop(self)
@@ -82,10 +82,11 @@ class ServerProcess(BaseProcess):
             "stop": self.stop,
             "supervisor": self.supervisor,
         }
+        self.forks = Forks(self.signals, self.spawn.fork_lock, self._in_forked_child)
         atexit.register(self._at_exit)
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
         if self.inherit.begin():
-            self._watch_forks()
+            self.forks.watch()
             self._install_signals()
             unblock(self.signals.roles)
         self.inherit.take_lent()
@@ -106,7 +107,7 @@ class ServerProcess(BaseProcess):
         """Note a new server; the first one installs the signal handlers."""
         self.driver.pid = os.getpid()  # the program may have become a daemon since its import
         listener.in_child = False
-        self._watch_forks()
+        self.forks.watch()
         self.supervisor.know(listener.server)
         self.listeners.add(listener)
         self._install_signals()
@@ -298,20 +299,6 @@ class ServerProcess(BaseProcess):
         )
         return min((t for t in times if t is not None), default=None)
 
-    def pass_file(self, name: str, descriptor: Optional[int]) -> None:
-        """Keep a duplicate of this descriptor for the generations to come; None: no longer."""
-        new = {} if descriptor is None else {name: os.dup(descriptor)}
-        old = self.files.get(name)
-        self.files = {**{k: v for k, v in self.files.items() if k != name}, **new}
-        if old is not None:
-            os.close(old)
-
-    def drained(self) -> None:
-        """The program's own servers have drained."""
-        for listener in self.listeners.foreign():
-            listener.done = True
-        self.wake()
-
     # -- the interpreter's end --------------------------------------------
 
     def _at_exit(self) -> None:
@@ -319,7 +306,7 @@ class ServerProcess(BaseProcess):
         if not self.serving_process():
             return
         last = (
-            self._end_driving,
+            self.exit.end_driving,
             self.exit.wait_for_others,
             self._pass_on_the_last,
             self.supervisor.ended,
@@ -339,17 +326,6 @@ class ServerProcess(BaseProcess):
             successor.channel.leave_open()
             self.successor = None
 
-    def _end_driving(self) -> None:
-        self.driver.exiting = True
-        self.driver.end_helper()
-        self.driver.finish_step()  # another server's thread may be in the middle of one
-        if not self.driver.wait_for_jobs():
-            self.log(log.ERROR, "a hook that still runs does not end; the process ends without it")
-        faults.at("exit")
-        if self.machine.drains and self.listeners.foreign():
-            self.drained()  # the program's way to say so
-            self.driver.advance()
-
     def _pass_on_the_last(self) -> None:
         """Nobody drives any more: what comes from now on is held back, and the successor looks."""
         if self.living_successor is not None:
@@ -358,35 +334,7 @@ class ServerProcess(BaseProcess):
             self.driver.advance()
         self.fire(Event.EXITING)
 
-    # -- forks ------------------------------------------------------------
-
-    def _watch_forks(self) -> None:
-        """From now on a forked child would have something of ours; each one pays for the look."""
-        if not self._watches_forks and hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._before_fork,
-                after_in_parent=self._after_fork,
-                after_in_child=self._in_forked_child,
-            )
-            self._watches_forks = True
-
-    def _before_fork(self) -> None:
-        # A fork in the middle of a start would keep the start's descriptors open.
-        self.spawn.fork_lock.acquire()
-        self.signals.before_fork()
-
-    def _after_fork(self) -> None:
-        self.signals.after_fork()
-        self.spawn.fork_lock.release()
-
     def _in_forked_child(self) -> None:
-        try:
-            self._leave_to_parent()
-        finally:
-            self.signals.after_fork()
-            self.spawn.fork_lock.release()
-
-    def _leave_to_parent(self) -> None:
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
         self.driver.in_forked_child()
