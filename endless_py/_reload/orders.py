@@ -9,15 +9,18 @@ import signal
 from functools import partial
 
 from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.drain import HandlerCut
+from endless_py._reload.exit import Exit
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
-from endless_py._reload.signals import FORCE, RELOAD, STOP
+from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP, as_if_not_there
 from endless_py._reload.stop import Stop, pass_on
 from endless_py._supervisor.terminal import Terminal
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Optional
 
 _EVENTS = {RELOAD: Event.RELOAD, STOP: Event.STOP, FORCE: Event.FORCE}
@@ -26,11 +29,34 @@ _EVENTS = {RELOAD: Event.RELOAD, STOP: Event.STOP, FORCE: Event.FORCE}
 class Orders:
     """Carries them out, one after the other."""
 
-    def __init__(self, process: BaseProcess, stop: Stop, report: Report) -> None:
+    def __init__(self, process: BaseProcess, stop: Stop, report: Report, end: Exit) -> None:
         self._process = process
         self._stop = stop
         self._report = report
+        self._exit = end
         self.terminal: Optional[Terminal] = None
+
+    def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        """In a signal handler: leave a note.
+
+        What else is done here is what the signal would do without this package, before the first
+        server serves and after the last one has drained.
+        """
+        process = self._process
+        role = process.signals.roles.get(number)
+        if number == getattr(signal, CALL):
+            if process.listeners.cutting_inline():
+                raise HandlerCut
+            process.called = True
+            process.wake()
+            return
+        if role not in (None, RELOAD):
+            if process.machine.starting and not process.children.orphans:
+                as_if_not_there(number, frame)
+                return
+            if process.machine.over:
+                self._exit.late_signal(number, frame)
+        process.post(self.from_signal(number))
 
     def from_signal(self, number: int) -> Order:
         """Return what a signal means."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.answers import Answers
 from endless_py._reload.base import BaseProcess, Order
-from endless_py._reload.drain import Drain, HandlerCut
+from endless_py._reload.drain import Drain
 from endless_py._reload.dry_start import DryStart
 from endless_py._reload.exit import Exit
 from endless_py._reload.forks import Forks
@@ -27,7 +26,7 @@ from endless_py._reload.readiness import Readiness
 from endless_py._reload.reexec import Reexec
 from endless_py._reload.report import Report
 from endless_py._reload.resume import Resume
-from endless_py._reload.signals import CALL, RELOAD, as_if_not_there
+from endless_py._reload.signals import RELOAD
 from endless_py._reload.spawn import Spawn
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
@@ -48,7 +47,6 @@ class ServerProcess(BaseProcess):
 
     def __init__(self) -> None:
         super().__init__()
-        self._called = False  # by a command that got no answer at once
         self.supervisor = Supervisor(self, os.environ)
         self.report = Report(self, self.supervisor)
         self.stop = Stop(self)
@@ -61,7 +59,7 @@ class ServerProcess(BaseProcess):
         self.reexec = Reexec(self, self.spawn, self.supervisor)
         self.exit = Exit(self, self.supervisor, self.stop, self.reexec, self.migration)
         self.answers = Answers(self, self.stop, self.report)
-        self.ordering = Orders(self, self.stop, self.report)
+        self.ordering = Orders(self, self.stop, self.report, self.exit)
         self.hear_successor = HearSuccessor(
             self, self.readiness, self.stop, self.reexec, self.migration
         )
@@ -192,21 +190,7 @@ class ServerProcess(BaseProcess):
                 self.ordering.terminal = Terminal()
 
     def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        """Leave a note; what else is done here is what the signal would do without this package."""
-        role = self.signals.roles.get(number)
-        if number == getattr(signal, CALL):
-            if self.listeners.cutting_inline():
-                raise HandlerCut
-            self._called = True
-            self.wake()
-            return
-        if role not in (None, RELOAD):
-            if self.machine.starting and not self.children.orphans:
-                as_if_not_there(number, frame)
-                return
-            if self.machine.over:
-                self.exit.late_signal(number, frame)
-        self.post(self.ordering.from_signal(number))
+        self.ordering.on_signal(number, frame)
 
     # -- driven -----------------------------------------------------------
 
@@ -222,7 +206,7 @@ class ServerProcess(BaseProcess):
         self.resume.check()
 
     def _step(self) -> None:
-        self._called = False
+        self.called = False
         self.machine.go_on()
         self.answers.remote.step()
         self.report.step()
@@ -259,7 +243,7 @@ class ServerProcess(BaseProcess):
             self.orders
             or self.children.leaving
             or len(self.migration)
-            or self._called
+            or self.called
             or self.machine.waits
             or self.answers.remote.conversations
             or (near and self.listeners.foreign())
