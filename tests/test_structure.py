@@ -71,3 +71,12 @@ def test_imports_go_one_way():
 @pytest.mark.parametrize("name", sorted(GRAPH))
 def test_no_import_goes_up(name):
     assert not [other for other in GRAPH[name] if floor(other) < floor(name)]
+
+
+def test_no_test_imports_another():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert not [name for name in names if name.startswith("test_")], path

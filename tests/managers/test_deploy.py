@@ -10,8 +10,7 @@ import tarfile
 
 import pytest
 from harness import TIMEOUT, Load, get
-from managed import until
-from test_supervisord import Supervisord
+from managed import Supervisord, until
 
 
 class Deployed(Supervisord):

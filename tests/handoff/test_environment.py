@@ -9,11 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from harness import ROOT, Load, Program, environment, get
-from test_signals import custom
+from custom_code import custom
+from harness import PROGRAMS, ROOT, Load, Program, environment, get
 
 from endless_py._handoff.channel import HEADER, MAGIC
 
@@ -54,7 +53,7 @@ def refused(word, reason, folder, descriptor=77, pass_fds=()):
     """Start a server with that handoff variable: one line, nothing touched, a fresh start."""
     (folder / "first").write_text(FACTS)
     env = environment(ENDLESS_PY_CHANNEL=word, LOOK_AT=str(descriptor))
-    program = Path(__file__).parent / "programs" / "bare.py"
+    program = PROGRAMS / "bare.py"
     done = subprocess.Popen(
         [sys.executable, str(program), str(folder)],
         env=env,
@@ -207,7 +206,7 @@ def test_import_works_where_something_is_missing(names):
 
 def test_a_bare_copy_runs_isolated_from_installed_packages(tmp_path):
     shutil.copytree(ROOT / "endless_py", tmp_path / "bare" / "endless_py")
-    program = (Path(__file__).parent / "programs" / "bare.py").read_text()
+    program = (PROGRAMS / "bare.py").read_text()
     code = f"import sys; sys.path.insert(0, {str(tmp_path / 'bare')!r})\n" + program
     check = "\nassert not [n for n in sys.modules if n in ('typing_extensions', 'site')]"
     (tmp_path / "first").write_text("")

@@ -17,8 +17,8 @@ import threading
 import httpx
 import pytest
 import urllib3
+from custom_code import SERVE, custom
 from harness import TIMEOUT, Load, Program, free_port, get, tool
-from test_signals import SERVE, custom
 
 RELOADS = 10
 THREADS = 3

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import TIMEOUT, Load, Program, connect, environment, get, tool
+from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get, tool
 
 from endless_py._supervisor import detect as keep_pid
 
@@ -373,7 +373,7 @@ def test_as_pid_1_of_a_namespace(folder):
         "--mount-proc",
         sys.executable,
     ]
-    program_path = Path(__file__).parent / "programs" / "kept.py"
+    program_path = PROGRAMS / "kept.py"
     (folder / "start").write_text(
         "import endless_py; endless_py.ThreadingHTTPServer.keep_pid = 'auto'"
     )

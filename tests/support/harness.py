@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = Path(__file__).resolve().parent / "programs"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "programs"
+SUPPORT = ROOT / "tests" / "support"
 TIMEOUT = 30.0
 
 
@@ -34,6 +35,16 @@ def session_pids(session: int) -> list[int]:
                     found[int(entry)] = (fields[0], int(fields[1]))
     parents = {*found, os.getpid()}
     return sorted(pid for pid, (state, ppid) in found.items() if state != "Z" or ppid in parents)
+
+
+def held(pid: int) -> tuple[int, int, int]:
+    """Open descriptors, variables in the environment, threads; once no handler runs."""
+    process = Path(f"/proc/{pid}")
+    deadline = time.monotonic() + TIMEOUT
+    while len(os.listdir(process / "task")) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    variables = (process / "environ").read_bytes().count(b"\0")
+    return len(os.listdir(process / "fd")), variables, len(os.listdir(process / "task"))
 
 
 def tool(name: str, package: str = "") -> str:

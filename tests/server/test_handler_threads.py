@@ -9,8 +9,8 @@ import threading
 import time
 
 import pytest
+from custom_code import custom
 from harness import TIMEOUT, get, reloads_under_load
-from test_signals import custom
 
 from endless_py._server import threads as handler_threads
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import TIMEOUT, Program, environment, get
+from harness import SUPPORT, TIMEOUT, Program, environment, get
 
 from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import PidFileError
@@ -145,7 +145,7 @@ def test_the_incumbent_writes_it_again_when_its_successor_dies(folder):
         old = program.wait_serving()
         with subprocess.Popen(
             [sys.executable, "-c", f"from harness import get; print(get({program.port}, '/slow'))"],
-            env=environment(PYTHONPATH=os.path.dirname(__file__)),
+            env=environment(PYTHONPATH=str(SUPPORT)),
             stdout=subprocess.PIPE,
         ) as client:
             while not (folder / "slow").exists():

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from harness import TIMEOUT, Program, connect, environment, get
-from test_growth import held
-from test_signals import SERVE, custom
+from custom_code import SERVE, custom
+from harness import TIMEOUT, Program, connect, environment, get, held
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.migration import Migration, Traveller
