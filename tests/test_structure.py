@@ -1,4 +1,4 @@
-"""The house: imports go one way, between the floors and between the rooms of one floor."""
+"""The house: imports go one way, and nothing in it is too long to be read."""
 
 from __future__ import annotations
 
@@ -71,6 +71,64 @@ def test_imports_go_one_way():
 @pytest.mark.parametrize("name", sorted(GRAPH))
 def test_no_import_goes_up(name):
     assert not [other for other in GRAPH[name] if floor(other) < floor(name)]
+
+
+LONGEST = 350  # lines of a module
+# What is longer for now. A name leaves the list when it has become short enough; none comes.
+LONG_MODULES = {
+    "endless_py._handoff.handoff",
+    "endless_py._reload.process",
+    "endless_py._server.accept_loop",
+}
+MOST_ARGUMENTS = 5  # of a constructor, besides self
+# What has more for now, likewise. The last five are what users write, by keyword.
+LONG_CONSTRUCTORS = {
+    "endless_py._handoff.handoff.Inherited",
+    "endless_py._reload.answers.Askers",
+    "endless_py._reload.exit.Departure",
+    "endless_py._reload.neighbours.Neighbours",
+    "endless_py._reload.readiness.Readiness",
+    "endless_py._reload.reexec.Replacement",
+    "endless_py._reload.reloading.Reload",
+    "endless_py._reload.stopping.Stopping",
+    "endless_py._reload.succession.Succession",
+    "endless_py._sockets.listener.Binding",
+    "endless_py.upgrade.watching.Watch",
+    "endless_py._server.tls.TLSMixIn",
+    "endless_py.upgrade.github.GitHubSource",
+    "endless_py.upgrade.updater.Updater",
+    "endless_py.upgrade.web.HTTPSource",
+}
+
+
+def constructors(path):
+    """Return the number of arguments of each class's constructor, by the class's name."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    given = method.args
+                    own = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+                    own += [rest for rest in (given.vararg, given.kwarg) if rest]
+                    found[node.name] = len(own) - 1
+    return found
+
+
+def test_no_module_is_long():
+    lines = {name: len(path.read_text().splitlines()) for name, path in ROOMS.items()}
+    core = {name for name in lines if not name.startswith("endless_py.upgrade")}
+    assert {name for name in core if lines[name] > LONGEST} == LONG_MODULES
+
+
+def test_no_constructor_has_many_arguments():
+    found = {
+        f"{room}.{name}"
+        for room, path in ROOMS.items()
+        for name, count in constructors(path).items()
+        if count > MOST_ARGUMENTS
+    }
+    assert found == LONG_CONSTRUCTORS
 
 
 def test_no_test_imports_another():

@@ -116,6 +116,42 @@ def test_what_was_put_in_its_place_is_not_removed(by, tmp_path):
     assert path.exists()
 
 
+def test_a_zombie_is_not_alive(tmp_path):
+    """Its parent may be slow to notice its end: a container's may be so for ever."""
+    path = tmp_path / "pid"
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    path.write_text(f"{process.pid}\n")
+    PidFile(path).check()
+    process.wait()
+
+
+def test_what_another_generation_wrote_for_this_one_is_taken(tmp_path):
+    path = tmp_path / "pid"
+    file = PidFile(path)
+    assert not file.take()
+    PidFile(path).write(os.getppid())
+    assert not file.take()
+    path.write_text(f"{os.getpid()}\n")
+    assert file.take()
+    file.remove()
+    assert not path.exists()
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(PidFileError, match="no such folder") as caught:
+        PidFile(tmp_path / "missing" / "pid").write(os.getpid())
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
+def test_a_relative_path_is_taken_from_where_the_process_is_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = PidFile("pid")
+    monkeypatch.chdir("/")
+    file.write(os.getpid())
+    assert read_pid(tmp_path / "pid") == os.getpid()
+
+
 def test_it_follows_the_generation_in_charge(folder):
     path = folder / "pid"
     with Program("steps.py", folder) as program:
