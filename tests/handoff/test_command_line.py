@@ -197,7 +197,7 @@ def test_an_exit_status_in_words(status, text):
 def test_where_orig_argv_is_missing_the_kernel_is_asked(tmp_path):
     program = (
         "import sys\nif hasattr(sys, 'orig_argv'): del sys.orig_argv\n"
-        "from endless_py import command_line; print(command_line.capture().arguments[1:])"
+        "from endless_py._handoff import command_line; print(command_line.capture().arguments[1:])"
     )
     words = ["-X", "utf8", "-c", program, "a b", ""]
     done = subprocess.run(
