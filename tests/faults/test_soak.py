@@ -21,6 +21,7 @@ def run(*words):
     return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
 
 
+@pytest.mark.slow
 def test_a_short_soak_loses_nothing():
     done = run("--reloads", "10", "--seed", str(SEED), "--log")
     assert done.returncode == 0, done.stdout + done.stderr

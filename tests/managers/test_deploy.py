@@ -12,6 +12,8 @@ import pytest
 from harness import TIMEOUT, Load, get
 from managed import Supervisord, until
 
+pytestmark = pytest.mark.slow
+
 
 class Deployed(Supervisord):
     section = "deploy/app.conf"

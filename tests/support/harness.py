@@ -56,6 +56,11 @@ def tool(name: str, package: str = "") -> str:
     return path
 
 
+def slow(*values: object):
+    """Return a case of a parametrized test that is left to .ci/run."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with the package in reach."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
