@@ -6,6 +6,7 @@ import pytest
 from harness import Program, get, held
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # two hundred starts of an interpreter
 def test_nothing_grows_over_two_hundred_reloads():
     with Program("http_server.py", "ThreadingHTTPServer", 0) as program:

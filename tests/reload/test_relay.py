@@ -163,6 +163,7 @@ class Distant:
         return sum(getattr(client, name) for client in self.clients)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_twenty_reloads_lose_no_request_and_close_no_connection():
     reloads = 20

@@ -10,11 +10,11 @@ import sys
 import threading
 
 import pytest
-from harness import PROGRAMS, TIMEOUT, Program, environment
+from harness import PROGRAMS, TIMEOUT, Program, environment, slow
 from secure import SERVE, SecureLoad, ask, certificate, client_context, get, https, secure, serial
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPSServer", "ForkingHTTPSServer"])
+@pytest.mark.parametrize("kind", ["ThreadingHTTPSServer", slow("ForkingHTTPSServer")])
 def test_twenty_reloads_under_load_lose_nothing(kind, tmp_path):
     with https(tmp_path, kind) as program:
         pid = program.wait_serving()
@@ -67,7 +67,7 @@ def test_a_request_during_the_drain_is_answered_with_close(tmp_path):
         program.stop(new)
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPSServer", "ForkingHTTPSServer"])
+@pytest.mark.parametrize("kind", ["ThreadingHTTPSServer", slow("ForkingHTTPSServer")])
 def test_silent_and_slow_clients_delay_nobody_and_are_closed(kind, tmp_path):
     with https(tmp_path, kind, "handshake_timeout = 1.5; request_queue_size = 100") as program:
         pid = program.wait_serving()
