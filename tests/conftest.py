@@ -1,4 +1,4 @@
-"""Lets the tests import their harness by name, however pytest was started."""
+"""Lets the tests import what is in support/ by name, however pytest was started."""
 
 import compileall
 import signal
@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 pytest.register_assert_rewrite("managed")
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE / "support"))
 
 
 def pytest_configure(config):

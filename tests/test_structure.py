@@ -1,4 +1,4 @@
-"""The house: imports go one way, between the floors and between the rooms of one floor."""
+"""The house: imports go one way, and nothing in it is too long to be read."""
 
 from __future__ import annotations
 
@@ -71,3 +71,54 @@ def test_imports_go_one_way():
 @pytest.mark.parametrize("name", sorted(GRAPH))
 def test_no_import_goes_up(name):
     assert not [other for other in GRAPH[name] if floor(other) < floor(name)]
+
+
+LONGEST = 350  # lines of a module
+MOST_ARGUMENTS = 5  # of a constructor, besides self
+# What has more is what users write, by keyword.
+LONG_CONSTRUCTORS = {
+    "endless_py._server.tls.TLSMixIn",
+    "endless_py.upgrade.github.GitHubSource",
+    "endless_py.upgrade.updater.Updater",
+    "endless_py.upgrade.watching.Watch",
+    "endless_py.upgrade.web.HTTPSource",
+}
+
+
+def constructors(path):
+    """Return the number of arguments of each class's constructor, by the class's name."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    given = method.args
+                    own = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+                    own += [rest for rest in (given.vararg, given.kwarg) if rest]
+                    found[node.name] = len(own) - 1
+    return found
+
+
+def test_no_module_is_long():
+    lines = {name: len(path.read_text().splitlines()) for name, path in ROOMS.items()}
+    core = {name for name in lines if not name.startswith("endless_py.upgrade")}
+    assert not {name for name in core if lines[name] > LONGEST}
+
+
+def test_no_constructor_has_many_arguments():
+    found = {
+        f"{room}.{name}"
+        for room, path in ROOMS.items()
+        for name, count in constructors(path).items()
+        if count > MOST_ARGUMENTS
+    }
+    assert found == LONG_CONSTRUCTORS
+
+
+def test_no_test_imports_another():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert not [name for name in names if name.startswith("test_")], path

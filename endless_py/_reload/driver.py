@@ -112,6 +112,11 @@ class Driver:
         """Have the program's code called after this step, by a thread that holds nothing."""
         self._jobs.append(job)
 
+    @property
+    def jobs_wait(self) -> bool:
+        """Whether something of the program's is to be called before what comes next."""
+        return bool(self._jobs)
+
     def _run_jobs(self, listener: Optional[Listener]) -> None:
         runs = _thread.allocate_lock()
         runs.acquire()

@@ -50,7 +50,7 @@ class Exit:
     def check(self) -> None:
         """During a drain: finish when nothing is left to wait for."""
         process = self._process
-        if not process.machine.drains:
+        if not process.machine.drains or process.driver.jobs_wait:
             return
         predecessors = process.predecessors.living
         if process.machine.stops:

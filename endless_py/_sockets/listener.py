@@ -28,29 +28,23 @@ class Binding:
     is never unlinked, and every generation hands it on, used or not.
     """
 
-    def __init__(
-        self,
-        family: int,
-        kind: int,
-        address: Any,
-        requested: Any,
-        inode: Optional[tuple[int, int]] = None,
-        index: Optional[int] = None,
-        lent: Optional[str] = None,
-    ) -> None:
+    inode: Optional[tuple[int, int]] = None
+    index: Optional[int] = None
+    lent: Optional[str] = None
+
+    def __init__(self, family: int, kind: int, address: Any, requested: Any) -> None:
         self.family = int(family)
         self.kind = int(kind)
         self.address = address
         self.requested = requested
-        self.inode = inode
-        self.index = index
-        self.lent = lent
 
     @classmethod
     def lent_by_manager(cls, family: int, kind: int, address: Any, name: str) -> Binding:
         """Describe a listener that this process neither made nor got from a predecessor."""
-        inode = None if isinstance(address, tuple) else _inode(address)
-        return cls(family, kind, address, address, inode, lent=name)
+        found = cls(family, kind, address, address)
+        found.inode = None if isinstance(address, tuple) else _inode(address)
+        found.lent = name
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -69,15 +63,11 @@ class Binding:
         for name in ("address", "requested"):
             if not isinstance(body[name], (list, str)):
                 raise ValueError(f"{body[name]!r} is not an address")
-        return cls(
-            int(body["family"]),
-            int(body["kind"]),
-            address_from_json(body["address"]),
-            address_from_json(body["requested"]),
-            (int(inode[0]), int(inode[1])) if inode else None,
-            index,
-            body.get("lent"),
-        )
+        address, requested = (address_from_json(body[name]) for name in ("address", "requested"))
+        found = cls(int(body["family"]), int(body["kind"]), address, requested)
+        found.inode = (int(inode[0]), int(inode[1])) if inode else None
+        found.index, found.lent = index, body.get("lent")
+        return found
 
     def __str__(self) -> str:
         kind = "udp" if self.kind == socket.SOCK_DGRAM else "tcp"
@@ -216,13 +206,8 @@ class ListenerSocket(socket.socket):
         if is_path:
             self._remove_stale(address)
         super().bind(address)
-        self.binding = Binding(
-            self.family,
-            self.type,
-            self.getsockname(),
-            address,
-            _inode(address) if is_path else None,
-        )
+        self.binding = Binding(self.family, self.type, self.getsockname(), address)
+        self.binding.inode = _inode(address) if is_path else None
 
     def setsockopt(self, *arguments: Any) -> None:
         """As socket's; an option that can only be set before bind() keeps its inherited value."""

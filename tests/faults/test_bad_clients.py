@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from harness import TIMEOUT, Load, Program, connect, queued
+from harness import TIMEOUT, Load, Program, connect, queued, slow
 
 DRAIN = 3.0  # seconds
 CODE = """
@@ -148,7 +148,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "rude"), CASES, ids=[f"{kind}-{rude.__name__}" for kind, rude in CASES]
+    ("kind", "rude"),
+    [(kind, rude) if kind == "ThreadingHTTPServer" else slow(kind, rude) for kind, rude in CASES],
+    ids=[f"{kind}-{rude.__name__}" for kind, rude in CASES],
 )
 def test_honest_clients_lose_nothing(kind, rude, start):
     # A client that is kept alive would hold a server without threads.
@@ -166,7 +168,7 @@ def test_honest_clients_lose_nothing(kind, rude, start):
         program.stop(pid)
 
 
-@pytest.mark.parametrize("rude", [slow_headers, never_reads])
+@pytest.mark.parametrize("rude", [slow(slow_headers), never_reads])
 def test_a_server_without_threads_ends_in_time(rude, start):
     """Its only handler is the rude client's: the hammer ends it, and the next one serves."""
     with start("HTTPServer", "1.0") as program:
@@ -186,7 +188,7 @@ def test_a_server_without_threads_ends_in_time(rude, start):
 @pytest.mark.parametrize(
     ("kind", "count"),
     # max_children of the forking one is 40, and all others wait in the accept queue.
-    [("ThreadingHTTPServer", 1000), ("ForkingHTTPServer", 30)],
+    [slow("ThreadingHTTPServer", 1000), slow("ForkingHTTPServer", 30)],
 )
 def test_a_thousand_connections_opened_and_left(kind, count, start):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -218,6 +220,7 @@ def test_a_thousand_connections_opened_and_left(kind, count, start):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_a_busy_successor_does_not_hold_the_old_generation(start, tmp_path):
     """Without threads it cannot say that it has what migrates while a client holds its loop."""
     with start("HTTPServer") as program:

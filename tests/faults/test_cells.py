@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from cells import FAULTS, HANDOFFS, STEPS, all_cells, every_cell
-from harness import ROOT
+from harness import ROOT, slow
 
 COMMAND = Path(__file__).resolve().parent
 
 
 @pytest.mark.parametrize(
-    ("handoff", "step"), [("reload", "ready"), ("kept", "ready"), ("reload", "hammer")]
+    ("handoff", "step"), [("reload", "ready"), slow("kept", "ready"), slow("reload", "hammer")]
 )
 def test_a_row_of_the_matrix_is_good(handoff, step):
     words = [sys.executable, str(COMMAND), "--only", step, "--fault", "kill", "--jobs", "2"]

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, ROOT, Load, Program, environment, reloads_under_load, tool
+from harness import PROGRAMS, ROOT, Load, Program, environment, reloads_under_load, slow, tool
 from processes import wait_until
 from trial import read_pid_file
 
@@ -41,10 +41,10 @@ def folder(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", slow("ForkingHTTPServer")])
 @pytest.mark.parametrize(
     "flags",
-    [["-O"], ["-OO", "-B"], ["-X", "dev", "-W", "error"], ["-I"], ["-s", "-E"]],
+    [slow(["-O"]), slow(["-OO", "-B"]), ["-X", "dev", "-W", "error"], ["-I"], slow(["-s", "-E"])],
     ids=" ".join,
 )
 def test_interpreter_flags(flags, kind, folder):
@@ -58,7 +58,7 @@ def test_interpreter_flags(flags, kind, folder):
     assert not re.search("Warning|Traceback|Exception ignored", text), text
 
 
-@pytest.mark.parametrize("seed", ["0", "4711", "random"])
+@pytest.mark.parametrize("seed", [slow("0"), slow("4711"), "random"])
 def test_a_hash_seed(seed, folder):
     with Program("custom.py", folder(), env=environment(PYTHONHASHSEED=seed)) as program:
         reloads_under_load(program, 1)
@@ -154,7 +154,7 @@ def test_a_full_disk(folder):
 
 
 @needs_root
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", slow("ForkingHTTPServer")])
 def test_no_proc(kind, folder):
     path = folder(kind)
     words = [sys.executable, path / "custom.py", path]
@@ -167,14 +167,14 @@ def limited(count, path):
     return ["sh", "-c", f"ulimit -n {count}; exec {shlex.join(map(str, words))}"]
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", slow("ForkingHTTPServer")])
 def test_few_descriptors(kind, folder):
     """Thirty-two are enough for a reload under this load, handed-on connections included."""
     with Program(command=limited(32, folder(kind))) as program:
         reloads_under_load(program)
 
 
-@pytest.mark.parametrize("count", [6, 8, 10, 12, 14])
+@pytest.mark.parametrize("count", [slow(6), slow(8), 10, slow(12), slow(14)])
 def test_too_few_descriptors_are_said_in_one_line(count, folder):
     """Whatever cannot be done is named; what serves goes on serving."""
     with Program(command=limited(count, folder())) as program:
@@ -210,7 +210,7 @@ forker = threading.Thread(target=fork, daemon=True)
 """
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", slow("ForkingHTTPServer")])
 def test_a_program_that_forks_beside_other_threads(kind, folder):
     """Its children are no generations: they hold nothing, and take no signal for the server."""
     path = folder(kind, FORKS, "endless_py.on_draining(stop.set); forker.start()")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from harness import SUPPORT
 from mixed_load import Loss
 from soak import CELLS, KINDS, Soak, draw
 
@@ -20,6 +21,7 @@ def run(*words):
     return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
 
 
+@pytest.mark.slow
 def test_a_short_soak_loses_nothing():
     done = run("--reloads", "10", "--seed", str(SEED), "--log")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -82,7 +84,7 @@ def test_what_is_lost_makes_the_run_a_failure(tmp_path):
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "served.py").write_text(broken)
     code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(FAULTS.parent)!r}]\n"
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(SUPPORT)!r}]\n"
         "import soak\n"
         "soak.KINDS, soak.WEIGHTS = ['plain'], [1]\n"
         "sys.exit(soak.main(['--reloads', '3', '--seed', '1']))"

@@ -14,10 +14,9 @@ import time
 
 import entry_points
 import pytest
-from harness import TIMEOUT, Program, get
+from harness import TIMEOUT, Program, get, held
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_growth import held
 
 from endless_py._handoff.channel import MAX_DESCRIPTORS, Channel
 from endless_py.exceptions import ChannelClosed, ChannelError

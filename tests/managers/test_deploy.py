@@ -10,8 +10,9 @@ import tarfile
 
 import pytest
 from harness import TIMEOUT, Load, get
-from managed import until
-from test_supervisord import Supervisord
+from managed import Supervisord, until
+
+pytestmark = pytest.mark.slow
 
 
 class Deployed(Supervisord):

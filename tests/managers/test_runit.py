@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from harness import tool
 from managed import Scenarios, Service
+
+pytestmark = pytest.mark.slow
 
 
 class Runsv(Service):

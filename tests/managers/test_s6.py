@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from harness import tool
 from managed import Scenarios, Service
+
+pytestmark = pytest.mark.slow
 
 
 class S6Supervise(Service):

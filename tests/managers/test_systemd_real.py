@@ -33,7 +33,10 @@ for root in {CGROUPS[0]} {CGROUPS[1]}; do
 done
 exec "$@"
 """
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a container"),
+    pytest.mark.slow,
+]
 
 
 class Machine:

@@ -10,7 +10,10 @@ import pytest
 from harness import TIMEOUT, tool
 from managed import Scenarios, Service, children
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a pid namespace")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a pid namespace"),
+    pytest.mark.slow,
+]
 
 
 class Tini(Service):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import TIMEOUT, Program, environment, get
+from harness import SUPPORT, TIMEOUT, Program, environment, get
 
 from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import PidFileError
@@ -116,6 +116,42 @@ def test_what_was_put_in_its_place_is_not_removed(by, tmp_path):
     assert path.exists()
 
 
+def test_a_zombie_is_not_alive(tmp_path):
+    """Its parent may be slow to notice its end: a container's may be so for ever."""
+    path = tmp_path / "pid"
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    path.write_text(f"{process.pid}\n")
+    PidFile(path).check()
+    process.wait()
+
+
+def test_what_another_generation_wrote_for_this_one_is_taken(tmp_path):
+    path = tmp_path / "pid"
+    file = PidFile(path)
+    assert not file.take()
+    PidFile(path).write(os.getppid())
+    assert not file.take()
+    path.write_text(f"{os.getpid()}\n")
+    assert file.take()
+    file.remove()
+    assert not path.exists()
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(PidFileError, match="no such folder") as caught:
+        PidFile(tmp_path / "missing" / "pid").write(os.getpid())
+    assert caught.value.filename == str(tmp_path / "missing")
+
+
+def test_a_relative_path_is_taken_from_where_the_process_is_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = PidFile("pid")
+    monkeypatch.chdir("/")
+    file.write(os.getpid())
+    assert read_pid(tmp_path / "pid") == os.getpid()
+
+
 def test_it_follows_the_generation_in_charge(folder):
     path = folder / "pid"
     with Program("steps.py", folder) as program:
@@ -145,7 +181,7 @@ def test_the_incumbent_writes_it_again_when_its_successor_dies(folder):
         old = program.wait_serving()
         with subprocess.Popen(
             [sys.executable, "-c", f"from harness import get; print(get({program.port}, '/slow'))"],
-            env=environment(PYTHONPATH=os.path.dirname(__file__)),
+            env=environment(PYTHONPATH=str(SUPPORT)),
             stdout=subprocess.PIPE,
         ) as client:
             while not (folder / "slow").exists():

@@ -5,32 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 
 import pytest
+from custom_code import SERVE, custom, slow_request
 from harness import PROGRAMS, TIMEOUT, Program, connect, get
 
 HUP, TERM, INT, USR2 = (getattr(signal, f"SIG{name}") for name in ("HUP", "TERM", "INT", "USR2"))
-SERVE = """
-with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-    server.serve_forever()
-"""
-
-
-def custom(folder, code, **options):
-    (folder / "code").write_text(code)
-    return Program("custom.py", folder, **options)
-
-
-def slow_request(folder, port, answers):
-    """Return the thread of a request that is being handled."""
-    (folder / "slow").unlink(missing_ok=True)  # that of an earlier one
-    thread = threading.Thread(target=lambda: answers.append(get(port, "/slow")))
-    thread.start()
-    while not (folder / "slow").exists():
-        assert thread.is_alive()
-    return thread
 
 
 def test_hup_to_the_whole_group_with_forked_handlers(tmp_path):
@@ -247,7 +228,7 @@ def test_what_keeps_a_drained_program_alive_is_named(tmp_path):
     with custom(tmp_path, code) as program:
         pid = program.wait_serving()
         new = program.reload(1, pid)
-        program.wait("drained 5 s ago, but the program has not ended; alive: .*the culprit")
+        program.wait("finished 5 s ago, but the program has not ended; alive: .*the culprit")
         for process in (pid, new):  # the new one would linger too
             os.kill(process, signal.SIGKILL)
         program.wait_alone(None)

@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness import Load, Program, connect, get
+from harness import Load, Program, connect, get, slow
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer", "HTTPServer"])
-@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize(
+    ("kind", "unix"),
+    [
+        ("ThreadingHTTPServer", False),
+        slow("ThreadingHTTPServer", True),
+        ("ForkingHTTPServer", False),
+        slow("ForkingHTTPServer", True),
+        slow("HTTPServer", False),
+        ("HTTPServer", True),
+    ],
+)
 def test_twenty_reloads_under_load_lose_nothing(kind, unix, tmp_path):
     path = str(tmp_path / "socket")
     with Program("http_server.py", kind, path if unix else 0) as program:

@@ -9,8 +9,8 @@ import threading
 import time
 
 import pytest
+from custom_code import SERVE, custom
 from harness import TIMEOUT, Program, get
-from test_signals import SERVE, custom
 
 FAILURES = {
     "syntax error": ("def", "exited with status 1"),

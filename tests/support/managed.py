@@ -1,4 +1,4 @@
-"""What every process manager has to show with the files beside this module.
+"""What every process manager has to show with the files in tests/managers.
 
 An adapter (`Service`) says how one manager is started, asked and told; `Scenarios` are the
 tests that all of them run.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 import venv
@@ -19,7 +21,7 @@ from pathlib import Path
 import pytest
 from harness import PROGRAMS, ROOT, TIMEOUT, Load, free_port, get
 
-MANAGERS = Path(__file__).resolve().parent
+MANAGERS = ROOT / "tests" / "managers"
 RELOADS = 5
 
 
@@ -218,6 +220,51 @@ class Service:
 
     def repair(self) -> None:
         """Do what is the part of somebody else after a crash."""
+
+
+SUPERVISORD = """\
+[supervisord]
+logfile=supervisord.log
+pidfile=supervisord.pid
+childlogdir=.
+[unix_http_server]
+file=s.sock
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[supervisorctl]
+serverurl=unix://s.sock
+[include]
+files=app.conf
+"""
+
+
+class Supervisord(Service):
+    section = "supervisord/app.conf"
+
+    def install(self) -> None:
+        self.app.install(self.section, self.folder)
+        (self.folder / "supervisord.conf").write_text(SUPERVISORD)
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", "supervisord.conf"]
+
+    def ctl(self, *words: str) -> str:
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", "supervisord.conf"]
+        return self.run(*command, *words)
+
+    def status(self) -> tuple[int, int] | None:
+        line = self.ctl("status", "app")
+        found = re.match(r"app +RUNNING +pid (\d+), uptime (\d+):(\d+):(\d+)$", line)
+        if found is None:
+            return None
+        pid, hours, minutes, seconds = map(int, found.groups())
+        return pid, 3600 * hours + 60 * minutes + seconds
+
+    def reload(self) -> None:
+        assert self.ctl("signal", "HUP", "app") == "app: signalled"
+
+    def stop(self) -> None:
+        assert self.ctl("stop", "app") == "app: stopped"
 
 
 class Scenarios:

@@ -9,8 +9,8 @@ import socket
 import threading
 
 import pytest
+from custom_code import custom
 from harness import TIMEOUT, Load, connect, get
-from test_signals import custom
 
 APP = """
 import json

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import TIMEOUT, Load, Program, connect, environment, get, tool
-from test_signals import SERVE, custom, slow_request
+from custom_code import SERVE, custom, slow_request
+from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get, tool
 
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
 # How often the program has waited for something.
@@ -328,7 +328,7 @@ def test_the_backlog_of_the_new_code_takes_effect(tmp_path):
 @pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer", "HTTPServer"])
 def test_no_resource_is_leaked(kind, tmp_path):
     (tmp_path / "code").write_text(SERVE.replace("ThreadingHTTPServer", kind))
-    program_path = Path(__file__).parent / "programs" / "custom.py"
+    program_path = PROGRAMS / "custom.py"
     env = environment(PYTHONWARNINGS="error", PYTHONDEVMODE="1")
     words = [sys.executable, str(program_path)]
     with Program(tmp_path, command=words, env=env) as program:

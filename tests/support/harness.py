@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = Path(__file__).resolve().parent / "programs"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "programs"
+SUPPORT = ROOT / "tests" / "support"
 TIMEOUT = 30.0
 
 
@@ -36,6 +37,16 @@ def session_pids(session: int) -> list[int]:
     return sorted(pid for pid, (state, ppid) in found.items() if state != "Z" or ppid in parents)
 
 
+def held(pid: int) -> tuple[int, int, int]:
+    """Open descriptors, variables in the environment, threads; once no handler runs."""
+    process = Path(f"/proc/{pid}")
+    deadline = time.monotonic() + TIMEOUT
+    while len(os.listdir(process / "task")) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    variables = (process / "environ").read_bytes().count(b"\0")
+    return len(os.listdir(process / "fd")), variables, len(os.listdir(process / "task"))
+
+
 def tool(name: str, package: str = "") -> str:
     """Return the path of a command; without it the test is skipped, or fails in .ci/run."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
@@ -43,6 +54,11 @@ def tool(name: str, package: str = "") -> str:
         hint = f"{name} is not there: apt-get install {package or name}"
         (pytest.fail if os.environ.get("CI_RUN") else pytest.skip)(hint)
     return path
+
+
+def slow(*values: object):
+    """Return a case of a parametrized test that is left to .ci/run."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -7,8 +7,8 @@ import socket
 import time
 
 import pytest
+from custom_code import SERVE, custom
 from harness import TIMEOUT, connect
-from test_signals import SERVE, custom
 
 CODE = """
 class Handler(Handler):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 
+from custom_code import custom
 from harness import TIMEOUT, connect, get
-from test_signals import custom
 
 RESET = """
 class Waiting(Handler):

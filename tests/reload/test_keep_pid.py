@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import TIMEOUT, Load, Program, connect, environment, get, tool
+from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get, slow, tool
 
 from endless_py._supervisor import detect as keep_pid
 
@@ -61,7 +61,9 @@ def descriptors(pid):
     return [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer", "HTTPServer"])
+@pytest.mark.parametrize(
+    "kind", ["ThreadingHTTPServer", slow("ForkingHTTPServer"), slow("HTTPServer")]
+)
 def test_the_pid_stays_and_nothing_is_lost_under_load(kind, folder):
     with Program("kept.py", folder, kind) as program:
         pid = program.wait_serving()
@@ -75,6 +77,7 @@ def test_the_pid_stays_and_nothing_is_lost_under_load(kind, folder):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # two hundred starts of an interpreter
 def test_a_hundred_reloads_leave_no_zombie_and_no_growth(folder):
     with Program("kept.py", folder) as program:
@@ -364,6 +367,7 @@ def test_the_kept_pid_is_killed_and_the_bridge_finishes_and_gives_room(folder):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 def test_as_pid_1_of_a_namespace(folder):
     command = [
         tool("unshare", "util-linux"),
@@ -373,7 +377,7 @@ def test_as_pid_1_of_a_namespace(folder):
         "--mount-proc",
         sys.executable,
     ]
-    program_path = Path(__file__).parent / "programs" / "kept.py"
+    program_path = PROGRAMS / "kept.py"
     (folder / "start").write_text(
         "import endless_py; endless_py.ThreadingHTTPServer.keep_pid = 'auto'"
     )

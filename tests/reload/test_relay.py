@@ -11,10 +11,10 @@ import threading
 import time
 
 import pytest
+from custom_code import SERVE, custom
 from harness import TIMEOUT, Load, Program, connect
 from relay import Relay
-from test_https import SecureLoad, https, secure
-from test_signals import SERVE, custom
+from secure import SecureLoad, https, secure
 
 ROUND_TRIPS = [5 + 95 * number / 63 for number in range(64)]
 
@@ -163,6 +163,7 @@ class Distant:
         return sum(getattr(client, name) for client in self.clients)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_twenty_reloads_lose_no_request_and_close_no_connection():
     reloads = 20

@@ -17,8 +17,8 @@ import threading
 import httpx
 import pytest
 import urllib3
-from harness import TIMEOUT, Load, Program, free_port, get, tool
-from test_signals import SERVE, custom
+from custom_code import SERVE, custom
+from harness import TIMEOUT, Load, Program, free_port, get, slow, tool
 
 RELOADS = 10
 THREADS = 3
@@ -129,7 +129,7 @@ class Clients(Load):
             client.close()
 
 
-@pytest.mark.parametrize("make", [HTTPClient, URLLib3, HTTPX])
+@pytest.mark.parametrize("make", [HTTPClient, URLLib3, slow(HTTPX)])
 def test_python_clients_keep_their_connections(make):
     with server() as program:
         with Clients(program.port, make) as clients:
@@ -193,7 +193,7 @@ class Curl:
         return errors
 
 
-@pytest.mark.parametrize("kind", CURLS)
+@pytest.mark.parametrize("kind", ["kept", slow("no TCP keep-alive"), slow("closes")])
 def test_curl(kind, tmp_path):
     with server() as program:
         curl = Curl(tmp_path, program.port, CURLS[kind])
@@ -211,6 +211,7 @@ def test_curl(kind, tmp_path):
         finish(program, pid)
 
 
+@pytest.mark.slow
 def test_wrk():
     with server() as program:
         # It ends, with its summary, at a SIGINT.
@@ -338,7 +339,7 @@ def wait_listening(process, port, output):
     raise AssertionError(output.read_text())
 
 
-@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+@pytest.mark.parametrize("name", ["nginx", slow("haproxy")])
 def test_a_proxy_in_front(name, tmp_path):
     tool(name)
     with custom(tmp_path, PORTS + SERVE) as program:

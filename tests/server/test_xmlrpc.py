@@ -6,8 +6,8 @@ import threading
 import xmlrpc.client
 
 import pytest
+from custom_code import custom
 from harness import TIMEOUT
-from test_signals import custom
 
 CODE = """
 from endless_py.xmlrpc.server import (

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from harness import TIMEOUT, Program, connect, environment, get
-from test_growth import held
-from test_signals import SERVE, custom
+from custom_code import SERVE, custom
+from harness import TIMEOUT, Program, connect, environment, get, held, slow
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.migration import Migration
@@ -72,7 +71,7 @@ def need_descriptors(count):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("kind", "reloads"), [("ThreadingHTTPServer", 50), ("ForkingHTTPServer", 20)]
+    ("kind", "reloads"), [slow("ThreadingHTTPServer", 50), ("ForkingHTTPServer", 20)]
 )
 def test_one_connection_goes_through_many_reloads(kind, reloads):
     with Program("http_server.py", kind, 0) as program:
@@ -114,6 +113,7 @@ def test_a_line_protocol_keeps_its_sessions():
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_two_thousand_idle_connections_migrate_in_one_reload():
     count = 2000
     need_descriptors(count + 500)
@@ -575,6 +575,7 @@ def test_a_line_protocol_that_cannot_migrate_says_good_bye(why, tmp_path):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.slow
 def test_as_much_state_as_is_allowed_goes_along(tmp_path):
     with custom(tmp_path, LINES) as program:
         pid = program.wait_serving()

@@ -7,16 +7,12 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 from harness import PROGRAMS, TIMEOUT, Program, connect, environment, get
-
-from endless_py._sockets import activation
-from endless_py._supervisor.notify import Notifier
 
 # Becomes the program that follows the name, with sockets as systemd would pass them.
 LAUNCH = "import fcntl, os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); "
@@ -250,35 +246,6 @@ def test_a_manager_that_does_not_listen_stops_nothing(fate, tmp_path):
             program.stop(new)
 
 
-def test_variables_are_taken_and_judged():
-    variables = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1", "A": "b"}
-    notifier = Notifier(variables)
-    assert variables == {"A": "b"}
-    assert (notifier.enabled, notifier.watchdog) == (True, None)  # another process's watchdog
-    assert notifier.environment() == {"NOTIFY_SOCKET": "@x"}
-    own = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}
-    notifier = Notifier(own)
-    assert (notifier.watchdog, notifier.problem) == (3.0, None)
-    assert notifier.environment() == {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000"}
-    for name in ("x", "@", "vsock:2:1"):
-        notifier = Notifier({"NOTIFY_SOCKET": name})
-        assert not notifier.enabled
-        assert name in (notifier.problem or "")
-        notifier.send(READY=1)
-    for period in ("-1", "0", "soon", "9" * 30, "\u0663"):
-        notifier = Notifier({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": period})
-        assert (notifier.watchdog, period in (notifier.problem or "")) == (None, True)
-    assert (Notifier({}).enabled, Notifier({}).environment()) == (False, {})
-
-
-def test_a_message_is_one_datagram_without_line_breaks_of_its_own(tmp_path):
-    with Manager(tmp_path) as manager:
-        notifier = Notifier({"NOTIFY_SOCKET": manager.name})
-        notifier.send(READY=1, STATUS="two\nREADY=0 lines \udcff")
-        assert manager.next()[1] == {"READY": "1", "STATUS": "two READY=0 lines ?"}
-        notifier.close()
-
-
 # -- socket activation --------------------------------------------------------
 
 
@@ -353,54 +320,3 @@ def test_a_stop_does_not_end_the_managers_unix_socket(tmp_path):
         assert get(path) == f"0 {pid} end"
         program.stop(pid)
         assert os.path.exists(path)
-
-
-def judge(**variables):
-    variables = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "X": "y", **variables}
-    found = activation.take(variables)
-    assert variables == {"X": "y"}
-    return found
-
-
-def test_nonsense_in_the_variables_is_told_and_ignored():
-    assert activation.take({}) == ([], [])
-    for bad in ({"LISTEN_FDS": "many"}, {"LISTEN_PID": "-1"}, {"LISTEN_FDS": "9" * 20}):
-        listeners, problems = judge(**bad)
-        assert listeners == []
-        assert len(problems) == 1
-        assert "not two numbers" in problems[0]
-    assert judge(LISTEN_PID=str(os.getppid())) == (
-        [],
-        [f"LISTEN_FDS is meant for process {os.getppid()} (start this one with exec)"],
-    )
-    assert judge(LISTEN_FDS="0") == ([], [])
-
-
-def test_descriptors_that_are_no_listeners_are_told_and_left():
-    code = "import os, socket; from endless_py import activation\n"
-    code += "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n"
-    code += "t = socket.socket(); a, b = socket.socketpair(); n = os.open('/', 0)\n"
-    code += "u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('127.0.0.1', 0))\n"
-    code += "for i, d in enumerate([s.fileno(), t.fileno(), a.fileno(), n, u.fileno()]):\n"
-    code += "    os.dup2(d, 30 + i)\n"
-    code += "activation._FIRST = 30\n"
-    code += "e = {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '99', 'LISTEN_FDNAMES': 'a:b'}\n"
-    code += "found, problems = activation.take(e)\n"
-    code += "assert [d for _, d in found] == [30, 34], found\n"
-    code += "assert not any(os.get_inheritable(30 + i) for i in range(5))\n"
-    code += "print(*problems, sep='\\n')\n"
-    told = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=TIMEOUT,
-    ).stdout.splitlines()
-    assert told == [
-        "LISTEN_FDNAMES has 2 names for 99 descriptors",
-        "descriptor 31 of LISTEN_FDS=99 is not a listener",
-        "descriptor 32 of LISTEN_FDS=99 is not a listener",
-        "descriptor 33 of LISTEN_FDS=99 is not a listener",
-        "descriptor 35 of LISTEN_FDS=99 is not open",
-    ]

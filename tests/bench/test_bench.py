@@ -27,6 +27,7 @@ ROWS = {
 NEEDS = {"keepalive": "wrk", "connections": "wrk", "idle": "strace"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_a_benchmark_prints_its_rows(name, tmp_path):
     file = tmp_path / "table.md"
@@ -46,6 +47,7 @@ def test_the_list_here_is_whole():
     assert ", ".join(ROWS) in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_migration():
     words = [sys.executable, str(BENCH / "migration.py"), "--counts", "3,20", "--rounds", "2"]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=170)
