@@ -186,7 +186,7 @@ def test_a_stop_after_a_reload_waits_for_what_the_old_one_serves(group, tmp_path
         assert answers == [f"0 {old} end"]
         program.wait_alone(None)
         assert program.text.index(f"(pid {old}) has ended") < program.text.index(
-            "generation 1: drained"
+            "generation 1: finished; exiting"
         )
         assert "ends what is still active now" not in program.text
 
