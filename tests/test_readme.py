@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import http.client
+import inspect
 import os
 import re
 import shutil
@@ -87,7 +88,7 @@ def test_the_readme_is_short_and_links_every_page():
 def test_the_settings_are_those_of_the_class():
     table = TEXTS[ROOT / "README.md"].partition("## Settings")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.M))
-    documented = re.findall(r"^    (\w+)  +\S", GracefulMixIn.__doc__, re.M)
+    documented = re.findall(r"^(\w+)  +\S", inspect.getdoc(GracefulMixIn), re.M)
     assert list(rows) == documented
     for name, default in rows.items():
         value = ast.literal_eval(default.strip("`").replace(" s", ""))
