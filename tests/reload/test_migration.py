@@ -93,7 +93,7 @@ def test_one_connection_goes_through_many_reloads(kind, reloads):
 
 
 def test_a_line_protocol_keeps_its_sessions():
-    """The README's example: several clients, each with a count of its own, ten reloads."""
+    """The documentation's example: several clients, each with a count of its own, ten reloads."""
     with Program("counter_server.py") as program:
         pid = program.wait_serving()
         clients = [socket.create_connection(("127.0.0.1", program.port), TIMEOUT) for _ in range(8)]
