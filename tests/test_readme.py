@@ -19,8 +19,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import state_diagram
 from harness import ROOT, TIMEOUT, Program, environment, get, session_pids
-from test_https import certificate, client_context
+from secure import certificate, client_context
 
 from endless_py import GracefulMixIn
 
@@ -38,9 +39,11 @@ COMMANDS = ("main-command", "test-command", "install-command", "commands", "tool
 def test_every_block_is_a_tested_one():
     files = [path for path in (ROOT / "tests").rglob("*") if path.is_file()]
     texts = [path.read_text(errors="replace") for path in files if path.suffix != ".pyc"]
-    for marker, _, text in BLOCKS:
+    for marker, language, text in BLOCKS:
         if marker:
             assert marker in (*COMMANDS, *LOGS)
+        elif language == "mermaid":
+            continue  # see test_the_diagram_is_that_of_the_table
         else:
             assert any(text in other for other in texts), text
     assert MARKED.keys() == {*COMMANDS, *LOGS}
@@ -100,6 +103,12 @@ def test_every_file_that_the_design_names_is_there():
     assert names
     for name in names:
         assert (ROOT / "endless_py" / name).exists(), name
+
+
+def test_the_diagram_is_that_of_the_table():
+    """python tests/support/state_diagram.py draws it anew."""
+    text = TEXTS[state_diagram.PAGE]
+    assert text == state_diagram.page(text)
 
 
 def _strings():
