@@ -1,168 +1,26 @@
-"""python -m endless_py: serve a folder, as python -m http.server does, and survive kill -HUP."""
+"""python -m endless_py: the commands for a running server, and a server for a folder."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import functools
-import http.server
-import os
-import socket
 import sys
-from typing import Any, Optional, Sequence
 
-from endless_py._reload import process
-from endless_py.exceptions import EndlessError, PidFileError
-from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
+from endless_py._control.entry import COMMANDS
 
-_COMMANDS = ("reload", "stop", "status", "upgrade", "start-or-reload")
-
-
-class DualStackMixIn:
-    """Accepts IPv4 too where it is bound to every IPv6 address, as http.server's command."""
-
-    socket: Any
-
-    def server_bind(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()  # type: ignore[misc]
-
-
-class FolderServer(DualStackMixIn, ThreadingHTTPServer):
-    pass
-
-
-class FolderHTTPSServer(DualStackMixIn, ThreadingHTTPSServer):
-    pass
-
-
-def _port(word: str) -> int:
-    try:
-        port = int(word)
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a port; give a number from 0 to 65535")
-    return port
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m endless_py",
-        description="Serve a folder over HTTP, reloadable by SIGHUP.",
-        epilog=f"Commands for a running server: {', '.join(_COMMANDS)}; see COMMAND --help.",
-    )
-    parser.add_argument("port", nargs="?", type=_port, default=8000, help="default: 8000")
-    parser.add_argument("-b", "--bind", metavar="ADDRESS", help="default: all interfaces")
-    parser.add_argument(
-        "-d", "--directory", default=None, help="the folder to serve; default: the current one"
-    )
-    parser.add_argument(
-        "-p",
-        "--protocol",
-        default="HTTP/1.0",
-        choices=("HTTP/1.0", "HTTP/1.1"),
-        help="default: HTTP/1.0",
-    )
-    if hasattr(http.server, "CGIHTTPRequestHandler"):
-        parser.add_argument(
-            "--cgi", action="store_true", help="run what is in cgi-bin; gone with Python 3.15"
-        )
-    parser.add_argument("--tls-cert", metavar="PATH", help="serve HTTPS with this certificate")
-    parser.add_argument("--tls-key", metavar="PATH", help="its private key, if in another file")
-    parser.add_argument("--tls-password-file", metavar="PATH", help="has the key's password")
-    parser.add_argument(
-        "--pid-file", metavar="PATH", help="keep the serving process's pid there; default: none"
-    )
-    parser.add_argument(
-        "--watch", metavar="PATH", help="reload when this file, folder or symlink changes"
-    )
-    parser.add_argument(
-        "--watch-interval",
-        metavar="SECONDS",
-        type=float,
-        default=2.0,
-        help="between looks where the system tells of no changes; default: 2",
-    )
-    return parser
-
-
-def _tls(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what an HTTPS server needs, nothing without --tls-cert."""
-    for name in ("key", "password_file"):
-        if getattr(options, f"tls_{name}") and not options.tls_cert:
-            parser.error(f"--tls-{name.replace('_', '-')} requires --tls-cert to be set")
-    if not options.tls_cert:
-        return {}
-    password = None
-    if options.tls_password_file:
-        try:
-            with open(options.tls_password_file, encoding="utf-8") as file:
-                password = file.read().strip()
-        except (OSError, ValueError) as error:
-            parser.error(f"cannot read the TLS password file: {error}")
-    return {"certfile": options.tls_cert, "keyfile": options.tls_key, "password": password}
-
-
-def _fail(text: str, status: int) -> int:
-    print(f"python -m endless_py: error: {text}", file=sys.stderr)
-    return status
-
-
-def _address(bind: Optional[str], port: int) -> tuple[int, Any]:
-    found = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return found[0][0], found[0][4]
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Optional, Sequence
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command; returns the exit status: 2 for bad arguments, 1 when it cannot serve."""
+    """Run what the words ask for; returns the exit status, 2 for wrong arguments."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words and words[0] in _COMMANDS:
+    if words and words[0] in COMMANDS:
         from endless_py._control import commands
 
         return commands.main(words)
-    parser = _parser()
-    options = parser.parse_args(words)
-    tls = _tls(parser, options)
-    kind: Any = FolderHTTPSServer if tls else FolderServer
-    directory = options.directory or process.current.estate.command.directory or os.getcwd()
-    if not os.path.isdir(directory):
-        return _fail(f"there is no folder {directory!r}; give one with --directory", 1)
+    from endless_py import _serve  # the commands need none of what it imports
 
-    base: Any = http.server.SimpleHTTPRequestHandler
-    if getattr(options, "cgi", False):
-        base = http.server.CGIHTTPRequestHandler
-
-    class Handler(base):  # type: ignore[misc]
-        protocol_version = options.protocol
-
-    try:
-        kind.pid_file = options.pid_file
-        kind.address_family, address = _address(options.bind, options.port)
-        server = kind(address, functools.partial(Handler, directory=directory), **tls)
-    except PidFileError as error:
-        return _fail(str(error), 1)
-    except (OSError, EndlessError) as error:
-        where = f"{options.bind or 'all interfaces'}, port {options.port}"
-        return _fail(f"cannot serve on {where}: {error}; is it taken? choose another", 1)
-    if options.watch:
-        from endless_py import upgrade
-
-        try:
-            upgrade.watch(options.watch, interval=options.watch_interval)
-        except (OSError, ValueError) as error:
-            server.server_close()
-            return _fail(f"cannot watch {options.watch}: {error}", 1)
-    pid = os.getpid()
-    print(f"Serving {directory} on {server.server_address[0]} port {server.server_port}")
-    print(f"Reload: kill -HUP {pid}    Stop: kill -TERM {pid} (or Ctrl-C)", flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
-    return 0
+    return _serve.main(words)
 
 
 def run() -> None:

@@ -7,11 +7,14 @@ import signal
 import socket
 
 from endless_py._reload import process
+from endless_py._reload.base import Order
 from endless_py._reload.hooks import DRAINED, DRAINING, READY
-from endless_py._reload.listening import Listening, Owner
-from endless_py._reload.signals import CALL, HAMMER, RELOAD, STOP, Note
-from endless_py._sockets.listener import Listener
-from endless_py._support import platform as needs
+from endless_py._reload.listener import ForeignListener
+from endless_py._reload.machine import Event
+from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP
+from endless_py._sockets.listener import ListenerSocket
+from endless_py._supervisor import detect
+from endless_py._support import platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -25,12 +28,12 @@ if TYPE_CHECKING:
 
 def reload() -> None:
     """Start a successor, as SIGHUP does. Returns at once; safe in any thread and handler."""
-    process.current.note(Note(RELOAD, "reload()"))
+    process.current.post(Order(Event.RELOAD, "reload()"))
 
 
 def stop() -> None:
     """Drain and stop, as SIGTERM does. Returns at once; a second call ends what is active."""
-    process.current.note(Note(STOP, "stop()"))
+    process.current.post(Order(Event.STOP, "stop()"))
 
 
 def ready() -> None:
@@ -45,12 +48,12 @@ def ready() -> None:
 
 def generation() -> int:
     """Return this process's number: 0 for the first, one more with each reload."""
-    return process.current.number
+    return process.current.generation
 
 
 def is_reloaded() -> bool:
     """Whether a reload has started this process, rather than an operator or a manager."""
-    return process.current.number > 0
+    return process.current.generation > 0
 
 
 def wait_for_predecessor(timeout: Optional[float] = None) -> bool:
@@ -73,7 +76,7 @@ def set_signals(
     handled, or that is to do two things.
     """
     roles: dict[int, str] = {}
-    for role, numbers in ((RELOAD, reload), (STOP, stop), (HAMMER, hammer)):
+    for role, numbers in ((RELOAD, reload), (STOP, stop), (FORCE, hammer)):
         for number in numbers:
             if roles.setdefault(_check_signal(number), role) != role:
                 name = signal.Signals(number).name
@@ -123,41 +126,76 @@ def listen(
     on_drain: Optional[Callable[[], Any]] = None,
     on_resume: Optional[Callable[[], Any]] = None,
     **settings: Any,
-) -> socket.socket:
+) -> ForeignSocket:
     """Return a non-blocking listener for an address: the predecessor's, or a fresh one.
 
     For servers that are not socketserver's, such as `asyncio.start_server(..., sock=listen(...))`.
     Call `ready()` once they serve. In a drain on_drain() is called, in another thread: stop
-    accepting, finish what is active, and end the program (or call `drained()`, when something
-    else keeps it alive). Should the successor die meanwhile, on_resume() is called: accept
-    again on a new `listen()`; without one, a new successor is started at once.
+    accepting, finish what is active, and end the program (or call `drained()` of what this function
+    returned, when something else keeps the program alive). Should the successor die meanwhile,
+    on_resume() is called: accept again on a new `listen()`; without one, a new successor is
+    started at once.
 
     address is a tuple for IPv4 and IPv6, text or a path for a Unix socket; family follows from
     it unless it is given. backlog is that of a stream's accept queue. drain_timeout,
     ready_timeout (seconds, 60 each), keep_pid and pid_file mean what they do for the
     classes. Raises OSError, PidFileError, ValueError for a wrong keep_pid.
     """
-    needs.require()
+    platform.require()
     process.current.dry_start.end_here()
     if family is None:
         family = _family(address)
-    listener = Listener.wrap(socket.socket(family, type), process.current.estate.inheritance)
+    listener = ListenerSocket.wrap(socket.socket(family, type), process.current.received)
     try:
-        owner = Owner(listener, backlog, settings)
+        owner = _Owner(listener, backlog, settings)
         if listener.family != getattr(socket, "AF_UNIX", None):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         if type == socket.SOCK_STREAM:
             listener.listen(backlog)
         listener.setblocking(False)
-        record = Listening(owner, on_drain, on_resume)
+        record = ForeignListener(owner, on_drain, on_resume)
         record.binding = listener.binding
         process.current.add(record)
     except BaseException:
         listener.close()
         raise
     process.current.readiness.say_adopted(record)
-    return socket.socket(family, type, fileno=os.dup(listener.fileno()))
+    descriptor = os.dup(listener.fileno())
+    given = ForeignSocket(family, type, fileno=descriptor)
+    given._record = record
+    return given
+
+
+class ForeignSocket(socket.socket):
+    """What `listen()` gives: a listener, which can say for itself that it has drained."""
+
+    _record: ForeignListener
+
+    def drained(self) -> None:
+        """Say that what was accepted on this listener has finished, where the program does not end.
+
+        Called in or after its on_drain(). Safe in any thread.
+        """
+        self._record.done = True
+        process.current.wake()
+
+
+class _Owner:
+    """Stands where a server would: it has the listener and the settings."""
+
+    def __init__(self, listener: ListenerSocket, backlog: int, settings: dict[str, Any]) -> None:
+        self.socket = listener
+        self.request_queue_size = backlog
+        self.drain_timeout: float = settings.pop("drain_timeout", 60.0)
+        self.ready_timeout: float = settings.pop("ready_timeout", 60.0)
+        self.keep_pid: detect.Setting = detect.check(settings.pop("keep_pid", "auto"))
+        self.pid_file = settings.pop("pid_file", None)
+        if settings:
+            raise TypeError(f"listen() has no argument {', '.join(sorted(settings))}")
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
 
 
 def _family(address: Address) -> int:
@@ -167,9 +205,10 @@ def _family(address: Address) -> int:
 
 
 def drained() -> None:
-    """Say that the servers on what `listen()` gave have drained, where the program does not end.
+    """Say that the servers on all that `listen()` gave have drained, where no end says so.
 
-    A program that ends says so too. Safe in any thread.
+    A program that ends says so too; each listener has a `drained()` that speaks for it alone.
+    Safe in any thread.
     """
     process.current.drained()
 
@@ -184,7 +223,7 @@ def pass_file(name: str, file: Any) -> None:
     if not 0 < len(name) <= 200 or name.startswith("endless_py:"):
         raise ValueError(f"{name[:40]!r} cannot be a file's name: 1 to 200 characters, of your own")
     descriptor = file if isinstance(file, int) or file is None else file.fileno()
-    process.current.estate.pass_file(name, descriptor)
+    process.current.pass_file(name, descriptor)
 
 
 def passed_file(name: str) -> Optional[int]:
@@ -193,7 +232,7 @@ def passed_file(name: str) -> Optional[int]:
     It is a new one each time, the caller's own, and not inherited by child processes. The file
     goes on to further generations unless `pass_file(name, None)` says otherwise.
     """
-    descriptor = process.current.estate.files.get(name)
+    descriptor = process.current.files.get(name)
     return None if descriptor is None else os.dup(descriptor)
 
 
@@ -247,4 +286,4 @@ def state() -> dict[str, Any]:
     reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
     `endless_py.upgrade.status()` returns).
     """
-    return process.current.askers.state()
+    return process.current.answers.state()

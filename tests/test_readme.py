@@ -1,8 +1,11 @@
-"""Every command and snippet in the README is run, or is part of a file that a test runs."""
+"""README.md and endless_py/docs/*.md: commands and snippets are run, links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import http.client
+import inspect
 import os
 import re
 import shutil
@@ -11,16 +14,25 @@ import socket
 import subprocess
 import sys
 import threading
+import xmlrpc.client
 import zipfile
 from pathlib import Path
 
 import pytest
 from harness import ROOT, TIMEOUT, Program, environment, get, session_pids
+from test_https import certificate, client_context
 
-README = (ROOT / "README.md").read_text()
+from endless_py import GracefulMixIn
+
+DOCS = ROOT / "endless_py" / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+TEXTS = {path: path.read_text() for path in PAGES}
 EXAMPLES = ROOT / "tests" / "examples"
-BLOCKS = re.findall(r"(?:<!-- ([\w-]+) -->\n)?```(\w+)\n(.*?)```", README, re.S)
+BLOCK = re.compile(r"(?:<!-- ([\w-]+) -->\n)?```(\w+)\n(.*?)```", re.S)
+BLOCKS = [block for text in TEXTS.values() for block in BLOCK.findall(text)]
 MARKED = {marker: text.strip() for marker, _, text in BLOCKS if marker}
+LOGS = ("log-reload", "log-failed", "log-stop", "log-kept")
+COMMANDS = ("main-command", "test-command", "install-command", "commands", "tool")
 
 
 def test_every_block_is_a_tested_one():
@@ -28,24 +40,135 @@ def test_every_block_is_a_tested_one():
     texts = [path.read_text(errors="replace") for path in files if path.suffix != ".pyc"]
     for marker, _, text in BLOCKS:
         if marker:
-            assert marker in ("main-command", "test-command", "commands")
+            assert marker in (*COMMANDS, *LOGS)
         else:
             assert any(text in other for other in texts), text
+    assert MARKED.keys() == {*COMMANDS, *LOGS}
+    fences = sum(text.count("```") for text in TEXTS.values())
+    assert fences == 2 * len(BLOCKS)  # each one has a language, or it would not be looked at
 
 
 def test_every_example_is_shown_and_run():
     shown = [text for _, language, text in BLOCKS if language == "python"]
     names = {path.name for path in EXAMPLES.glob("*.py") if path.read_text() in shown}
     assert names == {path.name for path in EXAMPLES.glob("*.py")}
-    assert names <= {*SERVERS, "hooks.py", "asyncio_server.py", "updater.py", "source.py"}
+    assert names <= {*SERVERS, *OTHERS}
 
 
-def test_every_link_leads_somewhere():
-    headings = re.findall(r"^#+ (.*)$", README, re.M)
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
-    for path in re.findall(r"`(tests/[\w./-]+)`", README):
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(page):
+    def anchors(path):
+        headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", path.read_text()), re.M)
+        return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+    for link in re.findall(r"\]\(([^)]*)\)", TEXTS[page]):
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+    for path, _, name in re.findall(r"`(tests/[\w./-]+)(::(\w+))?`", TEXTS[page]):
         assert (ROOT / path).exists(), path
+        if name:
+            assert f"def {name}(" in (ROOT / path).read_text(), name
+
+
+def test_pages_of_the_package_link_to_each_other_only():
+    for page in DOCS.glob("*.md"):
+        assert "](../" not in TEXTS[page]  # an installed package has nothing there
+
+
+def test_the_readme_is_short_and_links_every_page():
+    readme = TEXTS[ROOT / "README.md"]
+    assert readme.count("\n") <= 150
+    for page in DOCS.glob("*.md"):
+        assert f"](endless_py/docs/{page.name}" in readme, page.name
+
+
+def test_the_settings_are_those_of_the_class():
+    table = TEXTS[ROOT / "README.md"].partition("## Settings")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.M))
+    documented = re.findall(r"^(\w+)  +\S", inspect.getdoc(GracefulMixIn), re.M)
+    assert list(rows) == documented
+    for name, default in rows.items():
+        value = ast.literal_eval(default.strip("`").replace(" s", ""))
+        assert value == getattr(GracefulMixIn, name), name
+
+
+def test_every_file_that_the_design_names_is_there():
+    names = re.findall(r"`(_\w+/\w+\.py)`", TEXTS[DOCS / "design.md"])
+    assert names
+    for name in names:
+        assert (ROOT / "endless_py" / name).exists(), name
+
+
+def _strings():
+    """Every text in the package's code; the values of an f-string are left out."""
+    for path in (ROOT / "endless_py").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "\0".join(
+                    part.value if isinstance(part, ast.Constant) else "" for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_log_line_of_the_table_is_one_of_the_code():
+    texts = list(_strings())
+
+    def written(part):
+        """Whether the code has these words, in one text or in two that it puts together."""
+        words = part.strip(" :;()").split()
+        halves = [(" ".join(words[:n]), " ".join(words[n:])) for n in range(len(words))]
+        return not words or any(
+            all(any(half in text for text in texts) for half in pair) for pair in halves
+        )
+
+    table = TEXTS[DOCS / "operations.md"].partition("## Log lines")[2]
+    lines = re.findall(r"^\| `([^`]*)` \|", table, re.M)
+    assert len(lines) > 20
+    assert [line for line in lines if not all(map(written, line.split("...")))] == []
+
+
+def test_an_installed_package_runs_and_has_the_pages(tmp_path):
+    words = MARKED["install-command"].split()
+    assert words == ["python3", "-m", "pip", "install", "."]
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    shutil.copytree(
+        ROOT / "endless_py", source / "endless_py", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    done = subprocess.run(
+        [sys.executable, *words[1:], "-q", "--no-deps", "--target", str(site)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and "No matching distribution found for setuptools" in done.stderr:
+        (pytest.fail if os.environ.get("CI_RUN") else pytest.skip)("setuptools is out of reach")
+    assert done.returncode == 0, done.stderr
+    installed = site / "endless_py"
+    assert {path.name for path in (installed / "docs").iterdir()} == {p.name for p in PAGES[1:]}
+    assert (installed / "py.typed").exists()
+    env = environment(PYTHONPATH=str(site))
+    words = [sys.executable, "-m", "endless_py", "0", "--bind", "127.0.0.1"]
+    with Program(command=words, cwd=tmp_path, env=env) as program:
+        pid = program.wait_serving()
+        assert "site/" in get(program.port)
+        program.stop(pid)
+
+
+@pytest.mark.parametrize("words", [text.split() for marker, _, text in BLOCKS if marker == "tool"])
+def test_a_tool_says_how_it_is_used(words):
+    # What it does is tried beside it, in tests/faults and tests/test_bench.py.
+    assert words[0] == "python3"
+    subprocess.run(
+        [sys.executable, *words[1:], "--help"], cwd=ROOT, check=True, capture_output=True
+    )
 
 
 def test_the_main_command_serves_from_a_bare_checkout_and_survives_a_hup(tmp_path):
@@ -110,6 +233,8 @@ class Example:
 
 
 SERVERS = ("hello.py", "wsgi.py", "third_party.py")
+OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
+OTHERS += ("datagrams.py", "forking.py")
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -121,6 +246,131 @@ def test_an_example_is_replaced(name, tmp_path):
             program.wait_alone(pid)
             assert get(program.port) == "hello\n"
         program.stop(pid)
+
+
+def replaced_under_load(program: Program, ask) -> None:
+    """Two reloads while a client asks without a pause, and a stop."""
+    pid = program.wait_serving()
+    port, lost, stopping = program.port, [], threading.Event()
+
+    def client():
+        while not stopping.is_set():
+            try:
+                ask(port)
+            except Exception as error:
+                lost.append(repr(error))
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    try:
+        for generation in (1, 2):
+            pid = program.reload(generation, pid)
+            program.wait_alone(pid)
+    finally:
+        stopping.set()
+        thread.join(TIMEOUT)
+    assert lost == []
+    program.stop(pid)
+
+
+def test_https(tmp_path):
+    def ask(port):
+        client = http.client.HTTPSConnection(
+            "127.0.0.1", port, timeout=TIMEOUT, context=client_context()
+        )
+        client.request("GET", "/")
+        assert "https.py" in client.getresponse().read().decode()
+        client.close()
+
+    certificate(tmp_path)
+    with Example("https.py", tmp_path).run() as program:
+        replaced_under_load(program, ask)
+
+
+def test_xml_rpc_keeps_its_connection(tmp_path):
+    with Example("calls.py", tmp_path).run() as program:
+        pid = program.wait_serving()
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{program.port}") as proxy:
+            assert proxy.pow(2, 10) == 1024
+            connection = proxy("transport")._connection[1].sock
+            new = program.reload(1, pid)
+            program.wait_alone(new)
+            assert proxy.pow(2, 11) == 2048
+            assert proxy("transport")._connection[1].sock is connection
+        program.stop(new)
+
+
+def test_datagrams(tmp_path):
+    def ask(port):
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(TIMEOUT)
+            client.sendto(b"datagram", ("127.0.0.1", port))
+            assert client.recv(100) == b"datagram"
+
+    with Example("datagrams.py", tmp_path).run() as program:
+        replaced_under_load(program, ask)
+
+
+def test_forked_handlers(tmp_path):
+    def ask(port):
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
+            client.sendall(b"line\n")
+            assert client.makefile("rb").readline().endswith(b": line\n")
+
+    with Example("forking.py", tmp_path).run() as program:
+        replaced_under_load(program, ask)
+
+
+def log_of(program: Program, since: int, pids: dict[int, int]) -> str:
+    """What it has logged since that line, as the documentation shows it."""
+    shown = []
+    for line in program.lines[since:]:
+        line = re.sub(r"^[\d-]+ [\d:]+ (?=endless_py)", "", line)
+        if line.startswith("endless_py[") or re.match(r"\w+Error: ", line):
+            for pid, name in pids.items():
+                line = re.sub(rf"\b{pid}\b", str(name), line)
+            line = line.replace(f":{program.port};", ":8000;").replace(
+                f":{program.port} ", ":8000 "
+            )
+            shown.append(re.sub(r"\d+\.\d+ s", "0.1 s", line))
+    return "\n".join(shown)
+
+
+def test_the_log_of_a_reload_of_one_that_fails_and_of_a_stop(tmp_path):
+    example = Example("hello.py", tmp_path)
+    with example.run() as program:
+        pids = {program.wait_serving(): 100}
+        since = len(program.lines)
+        new = program.reload(1, program.pid)
+        pids[new] = 101
+        program.wait(rf"generation 0 \(pid {program.pid}\) has ended", since)
+        assert log_of(program, since, pids) == MARKED["log-reload"]
+
+        since = len(program.lines)
+        example.path.write_text("raise RuntimeError('no database')\n")
+        os.kill(new, signal.SIGHUP)
+        pids[int(program.wait(r"generation 2 \(pid (\d+)\)", since)[1])] = 102
+        program.wait("reload failed", since)
+        assert log_of(program, since, pids) == MARKED["log-failed"]
+
+        since = len(program.lines)
+        program.stop(new)
+        assert log_of(program, since, pids) == MARKED["log-stop"]
+
+
+def test_the_log_of_a_reload_that_keeps_the_pid(tmp_path):
+    example = Example("hello.py", tmp_path)
+    text = example.path.read_text()
+    example.path.write_text(text.replace("\nwith ", "\nThreadingHTTPServer.keep_pid = True\nwith "))
+    with example.run() as program:
+        pids = {program.wait_serving(): 100}
+        since = len(program.lines)
+        os.kill(program.pid, signal.SIGHUP)
+        bridge = int(program.wait(r"bridge, pid (\d+)\)", since)[1])
+        pids[bridge] = 101
+        program.wait(rf"generation 1 \(pid {bridge}\) has ended", since)
+        assert log_of(program, since, pids) == MARKED["log-kept"]
+        program.stop(program.pid)
 
 
 def test_the_hooks_are_called(tmp_path):

@@ -1,8 +1,8 @@
-"""Asking a running server: the other side of `remote`."""
+"""Asking a running server: the other side of `socket`."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import select
@@ -11,12 +11,18 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Optional
 
 from endless_py._control.socket import PREFIX, peer, private_folder
-from endless_py.exceptions import EndlessError
+from endless_py._handoff.channel import Channel
+from endless_py._sockets.poller import READ, WRITE
+from endless_py._support.descriptors import above_standard
+from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
 
-_NUDGE_AFTER = 0.2  # seconds without an answer after which a busy process is woken
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+_INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
 
 
@@ -25,7 +31,7 @@ class Failed(EndlessError):
 
 
 class Unanswered(Failed):
-    """The process is gone, or does not answer any more; one that came after it may."""
+    """The process has ended, or does not answer any more; its successor may."""
 
 
 class TimedOut(EndlessError):
@@ -33,7 +39,7 @@ class TimedOut(EndlessError):
 
 
 class Deadline:
-    """The moment at which asking is given up."""
+    """The moment until which a command waits."""
 
     def __init__(self, seconds: Optional[float]) -> None:
         self._ends = None if seconds is None else time.monotonic() + seconds
@@ -53,44 +59,55 @@ class Deadline:
         time.sleep(_RETRY if left is None else min(_RETRY, left))
 
 
-class Talk:
-    """A conversation with one process."""
+class Client:
+    """A conversation with one process, from the side that asks."""
 
     def __init__(self, pid: int, sock: socket.socket, deadline: Deadline) -> None:
         self.pid = pid
-        self._socket = sock
+        self._channel = Channel(sock, max_descriptors=0)
         self._deadline = deadline
-        self._incoming = b""
+        self._interrupted = False  # the process was sent a signal, so that it looks
 
     def ask(self, command: str, **more: Any) -> None:
         """Send a request; more are its arguments."""
-        with suppress(OSError):  # its end is noticed by next()
-            self._socket.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
+        self._channel.send({"command": command, **more})
 
     def next(self) -> Optional[dict[str, Any]]:
         """Return the next answer, None when the process has ended (or has nothing to add)."""
-        nudged = False
-        while b"\n" not in self._incoming:
-            left = self._deadline.remaining()
-            wait = left if nudged else min(_NUDGE_AFTER, _NUDGE_AFTER if left is None else left)
-            if not select.select([self._socket], [], [], wait)[0]:
-                if not nudged:
-                    nudged = True
-                    with suppress(OSError):
-                        os.kill(self.pid, signal.SIGURG)
-                continue
+        self._interrupted = False
+        while True:
+            self._channel.flush()
             try:
-                data = self._socket.recv(65536)
-            except OSError:
-                data = b""
-            if not data:
+                messages = self._channel.receive()
+            except ChannelClosed:
                 return None
-            self._incoming += data
-        line, _, self._incoming = self._incoming.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line.decode())
+            except ChannelError as error:
+                raise Failed(f"process {self.pid}: protocol error: {error}") from error
+            if messages:
+                break
+            self._wait()
+        self._channel.unread(messages[1:])
+        answer = messages[0].body
         if answer.get("event") == "error":
             raise Failed(f"process {self.pid}: {answer.get('reason')}")
         return answer
+
+    def _wait(self) -> None:
+        """Wait until something can be received or sent; raises TimedOut at the deadline."""
+        times = [self._deadline.remaining()]
+        if not self._interrupted:
+            times.append(_INTERRUPT_AFTER)
+        if self._channel.retry_at is not None:
+            times.append(max(0.0, self._channel.retry_at - time.monotonic()))
+        wait = min((seconds for seconds in times if seconds is not None), default=None)
+        poll = select.poll()
+        poll.register(self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0))
+        if poll.poll(None if wait is None else math.ceil(wait * 1000)):
+            return
+        if not self._interrupted and wait == _INTERRUPT_AFTER:
+            self._interrupted = True
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGURG)
 
     def wait_end(self) -> None:
         """Wait until the process has ended."""
@@ -98,9 +115,9 @@ class Talk:
             pass
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
-    def __enter__(self) -> Talk:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,33 +160,33 @@ def is_alive(pid: int) -> bool:
         return True
 
 
-def _try_connect(pid: int, deadline: Deadline) -> Optional[Talk]:
+def _try_connect(pid: int, deadline: Deadline) -> Optional[Client]:
     for address in addresses(pid):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = above_standard(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             left = deadline.remaining()
             sock.settimeout(5.0 if left is None else min(5.0, left))
             sock.connect(address)
             found = peer(sock)
-            if found is None or found[0] == pid:  # else another process took its name
-                return Talk(pid, sock, deadline)
+            if found is None or found[0] == pid:  # else another process has this name
+                return Client(pid, sock, deadline)
         except OSError:
             pass
         sock.close()
     return None
 
 
-def connect(pid: int, deadline: Deadline) -> Talk:
+def connect(pid: int, deadline: Deadline) -> Client:
     """Raises Failed with one clear line when the process cannot be asked."""
     if not is_alive(pid):
         raise Unanswered(f"there is no process {pid}")
-    talk = _try_connect(pid, deadline)
-    if talk is None:
+    client = _try_connect(pid, deadline)
+    if client is None:
         raise Unanswered(f"process {pid} does not serve with endless_py (or does not serve yet)")
-    return talk
+    return client
 
 
-def follow(pid: int, deadline: Deadline) -> Talk:
+def follow(pid: int, deadline: Deadline) -> Client:
     """Connect to a process that may not serve yet."""
     while True:
         try:
@@ -182,9 +199,9 @@ def follow(pid: int, deadline: Deadline) -> Talk:
 
 def state_of(pid: int, deadline: Deadline) -> dict[str, Any]:
     """Return what `endless_py.state()` does in that process."""
-    with connect(pid, deadline) as talk:
-        talk.ask("status")
-        answer = talk.next()
+    with connect(pid, deadline) as client:
+        client.ask("status")
+        answer = client.next()
     if answer is None:
         raise Unanswered(f"process {pid} ended before it answered")
     del answer["event"]

@@ -12,13 +12,11 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any, Callable, Iterable, Optional, Sequence
 
-from endless_py._control import launch as detached
 from endless_py._control.client import (
+    Client,
     Deadline,
     Failed,
-    Talk,
     TimedOut,
     Unanswered,
     chain,
@@ -28,6 +26,10 @@ from endless_py._control.client import (
 )
 from endless_py._supervisor.pidfile import read_pid
 from endless_py.exceptions import EndlessError, PidFileError
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Optional, Sequence
 
 OK, FAILED, TIMED_OUT = 0, 1, 3
 _FILE_GRACE = 0.5  # seconds in which a successor writes the pid file of the one before it
@@ -86,33 +88,33 @@ def _complain(text: str) -> None:
 
 
 def _reload(pid: int, deadline: Deadline, wait_drained: bool) -> int:
-    talk = connect(pid, deadline)
+    client = connect(pid, deadline)
     try:
-        talk.ask("reload")
+        client.ask("reload")
         ready: Optional[dict[str, Any]] = None
         while True:
-            answer = talk.next()
+            answer = client.next()
             event = answer["event"] if answer is not None else "end"
             if event == "moved" and answer is not None:
-                talk.close()
-                talk = follow(int(answer["pid"]), deadline)
-                talk.ask("reload")
+                client.close()
+                client = follow(int(answer["pid"]), deadline)
+                client.ask("reload")
             elif event == "failed" and answer is not None:
                 _say_failed(answer)
                 return FAILED
             elif event == "ready" and answer is not None:
                 ready = answer
-                _say_ready(talk.pid, ready)
+                _say_ready(client.pid, ready)
                 if not wait_drained:
                     return OK
             elif event == "end" and ready is None:
                 raise Unanswered(
-                    f"process {talk.pid} ended before it could say how the reload went"
+                    f"process {client.pid} ended before it could say how the reload went"
                 )
             elif event == "end" and ready is not None:
-                return _drained(talk.pid, ready, deadline)
+                return _drained(client.pid, ready, deadline)
     finally:
-        talk.close()
+        client.close()
 
 
 def _say_failed(answer: dict[str, Any]) -> None:
@@ -137,9 +139,9 @@ def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
         return OK
     # The same pid now runs the new code, or will in a moment.
     while True:
-        with follow(pid, deadline) as talk:
-            talk.ask("status")
-            answer = talk.next()
+        with follow(pid, deadline) as client:
+            client.ask("status")
+            answer = client.next()
         if answer is not None and answer["generation"] >= ready["generation"]:
             _say(f"drained: pid {pid} serves as generation {answer['generation']}")
             return OK
@@ -150,17 +152,17 @@ def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
 
 
 def _stop(pid: int, deadline: Deadline, word: str) -> int:
-    watched: dict[int, Talk] = {}
+    watched: dict[int, Client] = {}
     try:
-        with connect(pid, deadline) as talk:
+        with connect(pid, deadline) as client:
             with suppress(Failed):  # it may end by itself meanwhile
                 for other in [state["pid"] for state in chain(pid, deadline)]:
                     if other != pid:
                         watched[other] = connect(other, deadline)
                         watched[other].ask("watch")
-            talk.ask("stop")
-            taken = talk.next() is not None
-            talk.wait_end()
+            client.ask("stop")
+            taken = client.next() is not None
+            client.wait_end()
         # An order that it did not live to take has not reached the others either.
         if not taken and (any(map(is_alive, watched)) or _names_another(word, pid, deadline)):
             raise Unanswered(f"process {pid} ended before it answered")
@@ -231,9 +233,9 @@ def _outcome(report: Optional[dict[str, Any]]) -> str:
 
 
 def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
-    with connect(pid, deadline) as talk:
-        talk.ask("upgrade", check_only=check_only)
-        answer = talk.next()
+    with connect(pid, deadline) as client:
+        client.ask("upgrade", check_only=check_only)
+        answer = client.next()
     if answer is None:
         raise Unanswered(f"process {pid} ended before it could say what became of the upgrade")
     if answer["result"] not in ("unchanged", "available", "upgraded"):
@@ -259,7 +261,9 @@ def _start_or_reload(
     if path.isdigit():
         raise Failed(f"there is no process {path}; give a pid file to start one")
     log_path = log_path or f"{path}.log"
-    pid, seconds = detached.start(path, command, log_path, deadline)
+    from endless_py._control import launch  # the other commands start nothing
+
+    pid, seconds = launch.start(path, command, log_path, deadline)
     _say(f"started: pid {pid} serves after {seconds:.3f} s; its log is {log_path}")
     return OK
 

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from typing import Optional
 
 from endless_py._control.client import Deadline, Failed, TimedOut, state_of
 from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, read_pid
 from endless_py.exceptions import PidFileError
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Optional
 
 _SHOWN = 20  # lines of a log that is shown
 

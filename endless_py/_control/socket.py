@@ -4,8 +4,8 @@ The commands of `python -m endless_py` are the clients (see `commands`). On Linu
 an abstract name, "endless_py/PID/RANDOM": nobody can occupy it beforehand, and /proc/net/unix
 lists it. Elsewhere it is PID.sock in a folder that only its user can enter.
 
-A request is one JSON object on one line, so is every answer; the connection lasts until the
-asker has what it wants, or this process ends.
+A request is one message of a channel, so is every answer, and none has descriptors; the
+conversation lasts until the client has what it wants, or this process ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import sys
 import time
 from contextlib import suppress
 
+from endless_py._handoff.channel import Channel
 from endless_py._sockets.poller import READ, WRITE
+from endless_py._support.descriptors import above_standard
+from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -27,104 +30,99 @@ if TYPE_CHECKING:
     Answer = Callable[["Conversation", dict[str, Any]], None]
 
 PREFIX = "endless_py/"
-MAX_REQUEST = 1024  # bytes
+MAX_REQUEST = 1024  # bytes of JSON
 _MAX_CONVERSATIONS = 8
-_MAX_ANSWERS = 65536  # bytes that an asker may leave unread
-_SILENCE = 10.0  # seconds an asker has to send its request
+_MAX_UNSENT = 65536  # bytes of answers that a client may leave unread, beside the kernel's buffer
+_SILENCE = 10.0  # seconds a client has to send its request
+_PAUSE = 0.1  # seconds until clients are accepted again when there is no descriptor for one
 
 
 class Conversation:
-    """One asker."""
+    """One client: its request, and what it is answered."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._socket = sock
-        self._incoming = b""
-        self._outgoing = b""
-        self._since = time.monotonic()
-        self._last = False
-        self.asked = False
+        self._channel = Channel(sock, max_body=MAX_REQUEST, max_descriptors=0)
+        self._must_ask_by = time.monotonic() + _SILENCE
+        self._asked = False
+        self._last = False  # no further answer follows
+        self._ended = False
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._channel.fileno()
 
     @property
     def events(self) -> int:
-        return READ | (WRITE if self._outgoing else 0)
+        return READ | (WRITE if self._channel.waits_for_room else 0)
 
     @property
-    def due(self) -> Optional[float]:
-        """The moment (time.monotonic) at which it must have asked."""
-        return None if self.asked else self._since + _SILENCE
+    def deadline(self) -> Optional[float]:
+        """The moment (time.monotonic) at which something is to be done here."""
+        return self._channel.retry_at if self._asked else self._must_ask_by
 
     def send(self, body: dict[str, Any], last: bool = False) -> None:
-        """Answer one line; `last` ends the conversation."""
-        if len(self._outgoing) < _MAX_ANSWERS:
-            import json  # late, as only a command needs it
-
-            self._outgoing += json.dumps(body).encode() + b"\n"
+        """Send an answer; `last` ends the conversation once the client has it."""
+        if self._ended:
+            return
         self._last = self._last or last
-        self.flush()
-
-    def flush(self) -> None:
+        if self._channel.unsent >= _MAX_UNSENT:
+            self._ended = True  # a client that does not read
+            return
         try:
-            while self._outgoing:
-                sent = self._socket.send(self._outgoing, getattr(socket, "MSG_NOSIGNAL", 0))
-                self._outgoing = self._outgoing[sent:]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.end()
+            self._channel.send(body)
+        except ChannelError as error:
+            self._last = True
+            self._channel.send({"event": "error", "reason": f"the answer cannot be sent: {error}"})
 
-    def end(self) -> None:
-        """The asker has left."""
-        self._outgoing, self._last = b"", True
-
-    def read(self) -> Optional[bytes]:
-        """Return the request once it is whole, b"" when the asker has left."""
+    def step(self) -> Optional[dict[str, Any]]:
+        """Send what waits to be sent; return the request when it has just come whole."""
+        self._channel.flush()
         try:
-            data = self._socket.recv(MAX_REQUEST + 1)
-        except (BlockingIOError, InterruptedError):
+            messages = self._channel.receive()
+        except ChannelClosed:
+            self._ended = True  # the client has left
             return None
-        except OSError:
-            return b""
-        if not data:
-            return b""
-        if self.asked:
+        except ChannelError as error:
+            if not self._asked:
+                self.send({"event": "error", "reason": f"protocol error: {error}"})
+            self._ended = True
+            return None
+        for message in messages:
+            message.close()
+        if self._asked or not messages:
             return None  # nothing more is expected from it
-        self._incoming += data
-        if b"\n" in self._incoming or len(self._incoming) > MAX_REQUEST:
-            self.asked = True
-            return self._incoming
-        return None
+        self._asked = True
+        return messages[0].body
 
     @property
     def over(self) -> bool:
-        return self._last and not self._outgoing
+        silent = not self._asked and time.monotonic() >= self._must_ask_by
+        return self._ended or silent or (self._last and not self._channel.sending)
 
     def leave_open(self) -> None:
         """Let only the operating system close it, when the process ends."""
-        self.flush()
-        self._socket.detach()
+        self._channel.flush()
+        self._channel.leave_open()
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
 
-class Remote:
+class ControlSocket:
     """The socket and the conversations on it. One thread at a time calls anything here."""
 
     def __init__(self, answer: Answer) -> None:
+        """answer is called with each request and the conversation that it came in."""
         self._answer = answer
         self._socket: Optional[socket.socket] = None
         self._path = ""
+        self._accepts_again_at: Optional[float] = None
         self.conversations: list[Conversation] = []
 
     def open(self) -> None:
         """Start to listen, unless it does; raises OSError when that cannot be."""
         if self._socket is not None or not hasattr(socket, "AF_UNIX"):
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = above_standard(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             if sys.platform.startswith("linux"):
                 sock.bind(f"\0{PREFIX}{os.getpid()}/{os.urandom(6).hex()}")
@@ -144,62 +142,51 @@ class Remote:
     def watched(self) -> dict[int, int]:
         """Return the descriptors that lead to `step()`."""
         found = {c.fileno(): c.events for c in self.conversations}
-        if self._socket is not None and len(self.conversations) < _MAX_CONVERSATIONS:
+        again_at = self._accepts_again_at
+        if again_at is not None and time.monotonic() >= again_at:
+            self._accepts_again_at = again_at = None
+        has_room = len(self.conversations) < _MAX_CONVERSATIONS
+        if self._socket is not None and has_room and again_at is None:
             found[self._socket.fileno()] = READ
         return found
 
     def deadline(self) -> Optional[float]:
-        return min((c.due for c in self.conversations if c.due is not None), default=None)
+        """Return the moment (time.monotonic) at which `step()` must be called; None is never."""
+        times = [self._accepts_again_at, *(c.deadline for c in self.conversations)]
+        return min((moment for moment in times if moment is not None), default=None)
 
     def step(self) -> None:
-        """Take new askers in, read what they ask, write what they have not read yet."""
+        """Accept clients, answer what they ask, send what waits to be sent."""
         if self._socket is None:
             return
+        self._accept(self._socket)
+        for conversation in self.conversations:
+            request = conversation.step()
+            if request is not None:
+                self._answer(conversation, request)
+        for conversation in list(self.conversations):
+            if conversation.over:
+                self.conversations.remove(conversation)
+                conversation.close()
+
+    def _accept(self, listener: socket.socket) -> None:
         # As many at a time: a stranger who connects again and again must not hold the loop.
         for _ in range(_MAX_CONVERSATIONS - len(self.conversations)):
             try:
-                sock, _ = self._socket.accept()
-            except OSError:
-                break
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionError, InterruptedError):
+                return
+            except OSError:  # no descriptor for it: the listener stays readable meanwhile
+                self._accepts_again_at = time.monotonic() + _PAUSE
+                return
             if may_ask(sock):
-                self.conversations.append(Conversation(sock))
+                with suppress(OSError):
+                    self.conversations.append(Conversation(above_standard(sock)))
             else:
                 sock.close()
-        for conversation in self.conversations:
-            self._hear(conversation)
-        for conversation in list(self.conversations):
-            if conversation.over or (
-                conversation.due is not None and time.monotonic() >= conversation.due
-            ):
-                self._forget(conversation)
-
-    def _hear(self, conversation: Conversation) -> None:
-        conversation.flush()
-        line = conversation.read()
-        if line is None:
-            return
-        if not line:
-            conversation.end()
-            return
-        import json
-
-        try:
-            if len(line) > MAX_REQUEST:
-                raise ValueError(f"it is longer than {MAX_REQUEST} bytes")
-            body = json.loads(line.partition(b"\n")[0].decode())
-            if not isinstance(body, dict):
-                raise ValueError("it is not an object")
-        except (ValueError, RecursionError) as error:
-            conversation.send({"event": "error", "reason": f"not a request: {error}"}, last=True)
-            return
-        self._answer(conversation, body)
-
-    def _forget(self, conversation: Conversation) -> None:
-        self.conversations.remove(conversation)
-        conversation.close()
 
     def close(self) -> None:
-        """Stop listening, and talking. In a forked child the path is the parent's."""
+        """Stop listening, and end the conversations. In a forked child the path is the parent's."""
         for conversation in self.conversations:
             conversation.close()
         self.conversations = []
@@ -208,7 +195,9 @@ class Remote:
             self._socket = None
 
     def leave_open(self) -> None:
-        """The process ends: that is what the conversations' ends are to tell, not any earlier."""
+        """The process ends: clients take the end of their conversation for its end, so only
+        the operating system closes them.
+        """
         if self._path:
             with suppress(OSError):
                 os.unlink(self._path)
@@ -227,7 +216,7 @@ def peer(sock: socket.socket) -> Optional[tuple[int, int]]:
 
 
 def may_ask(sock: socket.socket) -> bool:
-    """Whether who connected may ask; where nobody tells, the folder has kept others out."""
+    """Whether the client may ask; where the system does not tell, the folder keeps others out."""
     found = peer(sock)
     return found is None or found[1] in (0, os.geteuid())
 

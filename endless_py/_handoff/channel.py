@@ -2,8 +2,8 @@
 
 A frame is a header (magic, length of the body, number of descriptors) and a JSON
 object in UTF-8. Its descriptors travel with its first byte (SCM_RIGHTS). Both sizes
-are bounded, and so is what is taken in at once, so that a peer that says nonsense can
-neither fill memory nor the descriptor table.
+are bounded, and so is what is taken in at once, so that a peer that breaks the protocol
+can neither fill memory nor the descriptor table.
 """
 
 from __future__ import annotations
@@ -58,13 +58,21 @@ class Message:
 class Channel:
     """One end. Never blocks: what cannot be sent at once waits until `flush()`.
 
-    Any thread may send; one at a time receives.
+    Any thread may send; one at a time receives. What is received is bounded by max_body (bytes)
+    and max_descriptors, for each message.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        max_body: int = MAX_BODY,
+        max_descriptors: int = MAX_DESCRIPTORS,
+    ) -> None:
         sock.setblocking(False)
         sock.set_inheritable(False)
         self._socket = sock
+        self._max_body = max_body
+        self._max_descriptors = max_descriptors
         self._lock = threading.Lock()
         self._outgoing: deque[tuple[bytes, tuple[int, ...]]] = deque()
         # The moment (time.monotonic) from which the kernel is asked again; None: it has room
@@ -81,6 +89,12 @@ class Channel:
     def sending(self) -> bool:
         """Whether something still waits to be sent."""
         return bool(self._outgoing)
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes still wait to be sent."""
+        with self._lock:
+            return sum(len(data) for data, _ in self._outgoing)
 
     @property
     def waits_for_room(self) -> bool:
@@ -137,21 +151,21 @@ class Channel:
         """Return the messages that are whole by now.
 
         Raises ChannelClosed at the other end's end (once every message before it was
-        returned) and ChannelError at nonsense.
+        returned) and ChannelError at a protocol error.
         """
         messages, self._unread = self._unread, []
         size = held = 0
         closed = False
         try:
             # The rest comes with the next call: what watches the socket is told of it again.
-            while not closed and size <= HEADER.size + MAX_BODY and held < _MAX_HELD:
+            while not closed and size <= HEADER.size + self._max_body and held < _MAX_HELD:
                 data, group = self._read()
                 if data is None:
                     break
                 closed = not data
                 size += len(data)
                 held += group
-                if group or len(self._incoming) > MAX_BODY:
+                if group or len(self._incoming) > self._max_body:
                     self._parse(messages)
             self._parse(messages)
         except ChannelError:
@@ -196,8 +210,16 @@ class Channel:
 
         while len(self._incoming) >= HEADER.size:
             magic, length, count = HEADER.unpack_from(self._incoming)
-            if magic != MAGIC or length > MAX_BODY or count > MAX_DESCRIPTORS:
+            if magic != MAGIC:
                 raise ChannelError("not a message of this protocol")
+            if length > self._max_body:
+                raise ChannelError(
+                    f"a message of {length} bytes; at most {self._max_body} may come"
+                )
+            if count > self._max_descriptors:
+                raise ChannelError(
+                    f"a message with {count} descriptors; at most {self._max_descriptors} may come"
+                )
             end = HEADER.size + length
             if len(self._incoming) < end:
                 break

@@ -40,7 +40,7 @@ class CommandLine:
         return executable, directory
 
 
-def _original_arguments() -> list[str]:
+def original_arguments() -> list[str]:
     """Return the arguments the interpreter itself was given; empty when nothing tells them."""
     original: Optional[list[str]] = getattr(sys, "orig_argv", None)  # from 3.10 on
     if original:
@@ -91,7 +91,7 @@ def _logical_directory(arguments: list[str]) -> str:
 
 def capture() -> CommandLine:
     """Note how this process was started; call it before the program can change directory."""
-    arguments = _original_arguments()
+    arguments = original_arguments()
     executable = sys.executable or (arguments[0] if arguments else "")
     if arguments and os.sep in arguments[0]:
         # sys.executable has a relative path made absolute through getcwd(), which

@@ -4,51 +4,43 @@ from __future__ import annotations
 
 import os
 
-from endless_py._control.socket import Conversation, Remote
-from endless_py._reload.life import Life
-from endless_py._reload.machine import Phase
-from endless_py._reload.predecessors import Predecessors
-from endless_py._reload.report import Reports
-from endless_py._reload.servers import Servers
-from endless_py._reload.signals import RELOAD, STOP
-from endless_py._reload.stopping import Stopping
-from endless_py._reload.succession import Succession
+from endless_py._control.socket import ControlSocket, Conversation
+from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.machine import Event
+from endless_py._reload.report import Report
+from endless_py._reload.stop import Stop
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional, Protocol
 
-    from endless_py._reload.report import Follower, Upgrading
+    from endless_py._reload.report import Follower
+
+    class Upgrading(Protocol):
+        """An endless_py.upgrade.Updater, which nothing here imports."""
+
+        def look_for(self, check_only: bool, tell: Callable[[dict[str, Any]], None]) -> None: ...
+
+        def status(self) -> dict[str, Any]: ...
 
 
-class Askers:
-    """Answers them, and leaves the orders among what they ask as notes."""
+class Answers:
+    """Answers them, and leaves the orders among what they ask."""
 
-    def __init__(
-        self,
-        life: Life,
-        servers: Servers,
-        predecessors: Predecessors,
-        succession: Succession,
-        stopping: Stopping,
-        reports: Reports,
-    ) -> None:
-        self._life = life
-        self._servers = servers
-        self._predecessors = predecessors
-        self._succession = succession
-        self._stopping = stopping
-        self._reports = reports
-        self.remote = Remote(self.answer)
+    def __init__(self, process: BaseProcess, stop: Stop, report: Report) -> None:
+        self._process = process
+        self._stop = stop
+        self._report = report
+        self.remote = ControlSocket(self.answer)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
-    def listen(self) -> None:
+    def open(self, *_: object) -> None:
         """Let commands ask; without that the signals still work."""
         try:
             self.remote.open()
         except OSError as error:
-            self._life.log(
+            self._process.log(
                 log.WARNING,
                 f"cannot be asked by commands (reload, stop, status): {error}; signals work",
             )
@@ -62,7 +54,7 @@ class Askers:
             pass  # the end of the conversation is the end of this process
         elif command == "stop":
             conversation.send({"event": "stopping"})
-            self._life.order(STOP, "the stop command")
+            self._process.leave(Order(Event.STOP, "the stop command"))
         elif command == "reload":
             self._reload_for(conversation)
         elif command == "upgrade":
@@ -74,22 +66,24 @@ class Askers:
 
     def follow_reload(self, follower: Follower) -> None:
         """Reload, and tell the follower how it goes; any thread may call this."""
-        driver = self._life.driver
-        with driver.lock:
+        if self._process.machine.starting:  # nobody drives yet
             self._reload_for(follower)
-        driver.wake()
+        else:
+            self._process.post(Order(None, call=lambda: self._reload_for(follower)))
 
     def _reload_for(self, follower: Follower) -> None:
-        phase, successor = self._life.phase, self._succession.living
-        if phase is Phase.SERVING:
-            if self._reports.follow(follower):
-                self._life.order(RELOAD, "a reload was asked for")
-        elif phase is Phase.RELOADING:
-            self._reports.wait(follower)
-        elif successor is not None and not self._stopping.ordered:
+        machine, successor = self._process.machine, self._process.living_successor
+        if machine.at_peace:
+            if self._report.follow(follower):
+                self._process.leave(Order(Event.RELOAD, "a reload was asked for"))
+        elif machine.prepares:
+            self._report.follow(follower)
+        elif machine.awaits or machine.aborts:
+            self._report.wait(follower)
+        elif successor is not None and not self._stop.ordered:
             follower.send({"event": "moved", "pid": successor.pid}, last=True)
         else:
-            reason = f"this process is {phase.value}"
+            reason = f"this process is {machine.state.value}"
             follower.send({"event": "error", "reason": reason}, last=True)
 
     def _upgrade_for(self, follower: Follower, check_only: bool) -> None:
@@ -97,31 +91,29 @@ class Askers:
             reason = "this program has no Updater, so there is nothing to look at"
             follower.send({"event": "error", "reason": reason}, last=True)
             return
-        driver = self._life.driver
 
-        def tell(outcome: dict[str, Any]) -> None:
-            with driver.lock:
-                follower.send({"event": "outcome", **outcome}, last=True)
-            driver.wake()
+        def tell(outcome: dict[str, Any]) -> None:  # in the updater's thread
+            body = {"event": "outcome", **outcome}
+            self._process.post(Order(None, call=lambda: follower.send(body, last=True)))
 
         self.updater.look_for(check_only, tell)
 
     def state(self) -> dict[str, Any]:
         """Return what `endless_py.state()` does."""
-        life, successor = self._life, self._succession.living
+        process, successor = self._process, self._process.living_successor
         return {
             "pid": os.getpid(),
-            "generation": life.number,
-            "phase": life.phase.value,
-            "since": life.since,
-            "bridge": life.bridge,
-            "servers": [serving.state() for serving in self._servers.all],
+            "generation": process.generation,
+            "phase": process.machine.state.value,
+            "since": process.machine.since,
+            "bridge": process.bridge,
+            "servers": [listener.report() for listener in process.listeners.all],
             "successor": {"pid": successor.pid, "generation": successor.generation}
             if successor is not None
             else None,
             "predecessors": [
-                {"pid": p.pid, "generation": p.generation} for p in self._predecessors.living
+                {"pid": p.pid, "generation": p.generation} for p in process.predecessors.living
             ],
-            "last_reload": self._reports.last,
+            "last_reload": self._report.last,
             "upgrade": self.updater.status() if self.updater is not None else None,
         }

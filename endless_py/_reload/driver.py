@@ -1,4 +1,4 @@
-"""Who moves the generation on: a serving loop that is free, else a helper thread.
+"""Which thread drives the process: a serving loop that is free, else a helper thread.
 
 Each serving loop calls `advance()` when it is woken. Where one of them is always free (its
 handlers have threads of their own, and no method of its class is overridden that might wait)
@@ -9,8 +9,14 @@ Only while none of them can (before the first loop, after the last, or while a s
 threads runs a handler in its loop) a helper thread does. A process with a forking server has a
 free loop whenever it forks, so it never forks beside a helper.
 
-Locks: `_helper_lock`, then `lock`. A signal handler takes none but the first, and
-that one without waiting.
+What the program wants called (hooks, callbacks) is a job: it is left here by a step, and run by
+the thread that drives after the step, when it holds nothing. As long as a job runs, its thread
+counts as busy, and another one drives; a hook may so call anything public, and wait for what the
+process does meanwhile.
+
+Nothing that a program calls waits for `_driving`, which is held by the thread that takes a step.
+`_lock` is held for the few lines that change what the threads know of each other. A signal handler
+takes neither; it takes `_helper_lock`, without waiting.
 """
 
 from __future__ import annotations
@@ -22,116 +28,181 @@ import threading
 import time
 from collections import deque
 
-from endless_py._reload.serving import Serving
-from endless_py._reload.signals import Note
-from endless_py._sockets.poller import Waiter
+from endless_py._reload.listener import Listener
+from endless_py._sockets.poller import Poller
 from endless_py._support.sigmask import block
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Callable, Optional
+    from typing import Callable, Optional, Protocol
 
-_STUMBLES = 5  # a step that fails so often in a row is given up
-_STUMBLE_PAUSE = 0.1  # seconds until what failed is tried again
+    class Driven(Protocol):
+        """What is driven."""
+
+        def step(self) -> None:
+            """Do what there is to do now, without waiting; leaves jobs."""
+
+        def pending(self) -> bool:
+            """Whether there is, or may soon be, something to do."""
+
+        def watched(self) -> dict[int, int]:
+            """Return the descriptors to wait for meanwhile."""
+
+        def deadline(self) -> Optional[float]:
+            """Return the moment (time.monotonic) at which `step()` must be called; None: never."""
+
+
+_JOB_GRACE = 5.0  # seconds that the end of the interpreter waits for a hook that still runs
 
 
 class Driver:
-    """Calls `step()` in one thread at a time, as long as notes are left for it.
+    """Has `step()` called in one thread at a time, and jobs after it."""
 
-    pending() says whether there is or may soon be something to do, watched() and
-    deadline() what to wait for meanwhile.
-    """
-
-    def __init__(
-        self,
-        step: Callable[[], None],
-        pending: Callable[[], bool],
-        watched: Callable[[], dict[int, int]],
-        deadline: Callable[[], Optional[float]],
-    ) -> None:
-        self._step = step
-        self._pending = pending
-        self._watched = watched
-        self._deadline = deadline
-        self.notes: deque[Note] = deque()
+    def __init__(self, driven: Driven) -> None:
+        self._driven = driven
         self.exiting = False
-        self.changes = object()  # another one whenever what the functions above say may differ
+        self.changes = object()  # another one whenever what `driven` says may differ
         self._calm: object = None  # the one of them in which nothing was pending
-        self._free: set[Serving] = set()
-        self._leader: Optional[Serving] = None
         self.pid = os.getpid()  # of the process that serves; a helper runs in no other
-        self._reset()
+        self._forget()
 
-    def _reset(self) -> None:
-        self.lock = threading.Lock()
+    def _forget(self) -> None:
+        self._driving = threading.Lock()
+        self._lock = threading.Lock()
+        self._free: frozenset[Listener] = frozenset()
+        self._leader: Optional[Listener] = None
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._running: tuple[_thread.LockType, ...] = ()  # each held by a thread that runs jobs
+        self.posted = False  # there is something for a step that nobody may have seen
         self._helper_lock = threading.Lock()
-        self._helper: Optional[_thread.LockType] = None
-        self._helper_waiter: Optional[Waiter] = None
-        self._helper_quits = False
+        self._helper: Optional[_Helper] = None
 
-    def advance(self) -> None:
-        """Do what there is to do now. Never waits; any thread may call it."""
-        while self.lock.acquire(blocking=False):
-            try:
-                self._step()
-            finally:
-                self.changes = object()
-                self.lock.release()
-            if not self.notes:
+    # -- driving ----------------------------------------------------------
+
+    def advance(self, listener: Optional[Listener] = None) -> None:
+        """Do what there is to do now, jobs included. Never waits for another thread.
+
+        listener is that of the serving loop that calls, if one does.
+        """
+        while True:
+            if self._driving.acquire(blocking=False):
+                try:
+                    self.posted = False
+                    self._driven.step()
+                finally:
+                    self.changes = object()
+                    self._driving.release()
+                if not self._waits_next(listener):
+                    self._wake_free()  # what whoever waits has planned may not be right any more
+            else:
+                return  # whoever drives looks at `posted` once more when it is done
+            if self._jobs:
+                self._run_jobs(listener)
+            elif not self.posted:
                 return
 
-    def note(self, note: Note) -> None:
-        """Leave a note; safe in a signal handler and in any thread."""
-        self.notes.append(note)
-        self.wake()
+    def _waits_next(self, listener: Optional[Listener]) -> bool:
+        """Whether this thread, after its step, will itself wait for what may happen."""
+        if listener is not None:
+            return self.leads(listener)
+        helper = self._helper
+        return helper is not None and helper.ident == _thread.get_ident()
+
+    def later(self, job: Callable[[], None]) -> None:
+        """Have the program's code called after this step, by a thread that holds nothing."""
+        self._jobs.append(job)
+
+    @property
+    def jobs_wait(self) -> bool:
+        """Whether something of the program's is to be called before what comes next."""
+        return bool(self._jobs)
+
+    def _run_jobs(self, listener: Optional[Listener]) -> None:
+        runs = _thread.allocate_lock()
+        runs.acquire()
+        with self._lock:
+            self._running = (*self._running, runs)
+        if listener is not None:
+            self.busy(listener)
+        elif self._helper is not None and self._helper.ident == _thread.get_ident():
+            self._retire_helper()
+        elif not self._free:
+            self.wake()  # who else may drive meanwhile
+        try:
+            while self._jobs:
+                try:
+                    job = self._jobs.popleft()
+                except IndexError:  # another thread was faster
+                    break
+                job()
+        finally:
+            with self._lock:
+                self._running = tuple(other for other in self._running if other is not runs)
+            runs.release()
+            if listener is not None:
+                self.free(listener)
+
+    def wait_for_jobs(self) -> bool:
+        """At the interpreter's end: let hooks that still run end; whether they did in time."""
+        until = time.monotonic() + _JOB_GRACE
+        for runs in self._running:
+            if not runs.acquire(timeout=max(0.0, until - time.monotonic())):
+                return False
+            runs.release()
+        return True
 
     def wake(self) -> None:
-        """Have `advance()` called soon."""
+        """Have `advance()` called soon; safe in a signal handler and in any thread."""
         self.changes = object()
         free = self._wake_free()
-        waiter = self._helper_waiter
-        if waiter is not None:
-            waiter.wake()
-        if not free and self._pending():
+        helper = self._helper
+        if helper is not None:
+            helper.poller.wake()
+        elif not free and self._driven.pending():
             self._start_helper()
 
     def _wake_free(self) -> bool:
         """Wake who can drive; whether there is anybody."""
         leader = self._leader
-        free = list(self._free) if leader is None else [leader]
-        for serving in free:
-            serving.wake()
+        free = self._free if leader is None else (leader,)
+        for listener in free:
+            listener.wake()
         return bool(free)
 
-    def leads(self, serving: Serving) -> bool:
-        """Whether this server's loop has to call `advance()`."""
-        return self._leader is None or self._leader is serving
+    # -- loops ------------------------------------------------------------
 
-    def concern(self, serving: Serving) -> object:
+    def leads(self, listener: Listener) -> bool:
+        """Whether this server's loop has to call `advance()`."""
+        return self._leader is None or self._leader is listener
+
+    def concern(self, listener: Listener) -> object:
         """Return another object whenever what this server's loop waits for may differ."""
         leader = self._leader
-        return self.changes if leader is None or leader is serving else leader
+        return self.changes if leader is None or leader is listener else leader
 
-    def free(self, serving: Serving) -> None:
+    def free(self, listener: Listener) -> None:
         """This server's loop can drive from now on."""
-        self._free.add(serving)
-        if self._leader is None and serving.steady:
-            self._leader = serving
-        if self._helper is not None:
-            self.end_helper()
-        if self.notes or self._has_to_do():
+        with self._lock:
+            self._free |= {listener}
+            if self._leader is None and listener.steady:
+                self._leader = listener
+        self.end_helper()
+        if self.posted or self._has_to_do():
             # What came before may have woken nobody but the helper.
-            (self._leader or serving).wake()
+            (self._leader or listener).wake()
 
-    def busy(self, serving: Serving) -> None:
+    def busy(self, listener: Listener) -> None:
         """This server's loop runs something that may take long."""
-        self._free.discard(serving)
-        if self._leader is serving:
-            # Whoever is chosen may be leaving, too: it looks after it has left, this one before.
-            while self._leader is not None and self._leader not in self._free:
-                self._leader = next((other for other in list(self._free) if other.steady), None)
+        with self._lock:
+            self._free -= {listener}
+            led = self._leader is listener
+            if led:
+                self._leader = next((other for other in self._free if other.steady), None)
+        has_to_do = self._has_to_do()
+        if led or (has_to_do and self._leader is None):
+            # Whoever waits from now on may have planned before the last step.
             self._wake_free()
-        if not self._free and self._has_to_do():
+        if not self._free and has_to_do:
             self._start_helper()
 
     def _has_to_do(self) -> bool:
@@ -139,81 +210,108 @@ class Driver:
         changes = self.changes
         if self._calm is changes:
             return False
-        if self._pending():
+        if self._driven.pending():
             return True
         self._calm = changes
         return False
+
+    # -- the helper thread ------------------------------------------------
 
     def _start_helper(self) -> None:
         if self.exiting or not self._helper_lock.acquire(blocking=False):
             return  # somebody is starting one right now
         try:
             if self._helper is None and os.getpid() == self.pid:
-                self._helper_quits = False
-                self._helper = _thread.allocate_lock()
-                self._helper.acquire()
-                self._helper_waiter = Waiter()
+                self._helper = _Helper()
                 # threading.Thread takes locks that the code interrupted by a signal may hold.
-                _thread.start_new_thread(self._help, ())
+                _thread.start_new_thread(self._help, (self._helper,))
         except (OSError, RuntimeError):
             # No descriptor or memory for it now; the next loop that is free does its work.
-            waiter, self._helper_waiter, self._helper = self._helper_waiter, None, None
-            if waiter is not None:
-                waiter.close()
+            helper, self._helper = self._helper, None
+            if helper is not None:
+                helper.poller.close()
         finally:
             self._helper_lock.release()
 
     def end_helper(self) -> None:
-        """Wait until no helper thread runs."""
-        helper, waiter = self._helper, self._helper_waiter
-        if helper is not None and waiter is not None:
-            self._helper_quits = True
-            waiter.wake()
-            with helper:  # the helper holds it until it ends
+        """Wait until no helper thread drives."""
+        helper = self._helper
+        if helper is not None and helper.ident != _thread.get_ident():
+            helper.quits = True
+            helper.poller.wake()
+            with helper.drives:  # it holds this until it ends, or until it runs the program's code
                 pass
 
-    def _help(self) -> None:
-        helper, waiter = self._helper, self._helper_waiter
-        assert helper is not None
-        assert waiter is not None
+    def _help(self, helper: _Helper) -> None:
+        helper.ident = _thread.get_ident()
         try:
-            while not self._helper_quits and self._pending():
+            while helper is self._helper and not helper.quits and self._driven.pending():
                 self.advance()
-                if self._helper_quits or not self._pending():
+                if helper is not self._helper or helper.quits or not self._driven.pending():
                     break
-                self._wait(waiter)
+                self._wait(helper.poller)
         finally:
-            self._helper = self._helper_waiter = None
-            waiter.close()
-            if self._helper_quits:  # a signal in its last moment is for another thread
-                block(signal.valid_signals())
-            helper.release()
-        if self._pending() and not self._free and not self._helper_quits:
+            self._retire_helper(helper)
+            helper.poller.close()
+        if not helper.quits and not self._free and self._driven.pending():
             self._start_helper()
+
+    def _retire_helper(self, helper: Optional[_Helper] = None) -> None:
+        """This thread is the helper no longer: it ends, or runs the program's code."""
+        helper = helper or self._helper
+        if helper is None or helper.retired:
+            return
+        helper.retired = True
+        if self._helper is helper:
+            self._helper = None
+        if helper.quits:  # a signal in its last moment is for another thread
+            block(signal.valid_signals())
+        helper.drives.release()
+        if not helper.quits and not self._free and self._driven.pending():
+            self._start_helper()
+
+    # -- the ends ---------------------------------------------------------
 
     def drive_until(self, done: Callable[[], bool]) -> None:
         """Drive in this thread, when no loop does any more and no helper is to, until done()."""
-        waiter = Waiter()
+        poller = Poller()
         while not done():
-            self._wait(waiter)
+            self._wait(poller)
             self.advance()
-        waiter.close()
+        poller.close()
 
-    def _wait(self, waiter: Waiter) -> None:
-        waiter.watch(self._watched())
-        deadline = self._deadline()
-        waiter.wait(None if deadline is None else deadline - time.monotonic())
+    def _wait(self, poller: Poller) -> None:
+        poller.watch(self._driven.watched())
+        deadline = self._driven.deadline()
+        poller.wait(None if deadline is None else deadline - time.monotonic())
+
+    def finish_step(self) -> None:
+        """Wait for the end of a step that another thread is in the middle of."""
+        with self._driving:
+            pass
 
     def in_forked_child(self) -> None:
         """Locks may be held and threads are gone."""
-        self.notes.clear()
-        self._free = set()
-        self._leader = None
-        self._reset()
+        self._forget()
 
 
-class Stumbles:
+class _Helper:
+    """A helper thread, as the others see it."""
+
+    def __init__(self) -> None:
+        self.poller = Poller()
+        self.ident = 0
+        self.quits = False
+        self.retired = False
+        self.drives = _thread.allocate_lock()
+        self.drives.acquire()
+
+
+class Retries:
     """Steps in a row that raised. The process goes on, and tries again a little later."""
+
+    _MOST = 5  # a step that fails so often in a row is given up
+    _PAUSE = 0.1  # seconds until what failed is tried again
 
     def __init__(self) -> None:
         self._count = 0
@@ -226,9 +324,9 @@ class Stumbles:
     def note(self) -> tuple[bool, bool]:
         """A step raised; return whether to say so (not for ever), and whether to give up now."""
         self._count += 1
-        self.again_at = time.monotonic() + _STUMBLE_PAUSE
-        return self._count <= _STUMBLES, self._count == _STUMBLES
+        self.again_at = time.monotonic() + self._PAUSE
+        return self._count <= self._MOST, self._count == self._MOST
 
     def last_try(self) -> bool:
         """Whether a step that raises now will be one too many."""
-        return self._count + 1 >= _STUMBLES
+        return self._count + 1 >= self._MOST

@@ -1,138 +1,170 @@
-"""The end of this process: drained at last, then the program's own end, then the interpreter's."""
+"""Step 7: nothing is active, the program ends, and at last the interpreter."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 import time
-from types import FrameType
 
-from endless_py._handoff.child import Children
 from endless_py._reload import hooks
-from endless_py._reload.hooks import Hooks
-from endless_py._reload.life import Life
-from endless_py._reload.machine import Phase
-from endless_py._reload.manager import Manager
+from endless_py._reload.base import BaseProcess
+from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
-from endless_py._reload.predecessors import Predecessors
-from endless_py._reload.reexec import Replacement
-from endless_py._reload.servers import Servers
-from endless_py._reload.signals import Signals
-from endless_py._reload.stopping import Stopping
-from endless_py._reload.succession import Succession
-from endless_py._support import log
+from endless_py._reload.reexec import Reexec
+from endless_py._reload.signals import as_if_not_there
+from endless_py._reload.stop import Stop
+from endless_py._reload.supervisor import Supervisor
+from endless_py._support import faults, log
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Callable, Optional
-
-    Say = Callable[[int, str], None]
+    from types import FrameType
+    from typing import Iterable, Optional
 
 _NAME_AFTER = 5.0  # seconds a program has to end before what keeps it alive is named
 _MAIN_STUCK_AFTER = 1.0
 
 
-class Departure:
-    """What is left to do, and to be waited for, before this process can go."""
+class Exit:
+    """What is left to be waited for before this process can go."""
 
     def __init__(
         self,
-        life: Life,
-        servers: Servers,
-        children: Children,
-        predecessors: Predecessors,
-        succession: Succession,
-        replacement: Replacement,
-        stopping: Stopping,
+        process: BaseProcess,
+        supervisor: Supervisor,
+        stop: Stop,
+        reexec: Reexec,
         migration: Migration,
-        signals: Signals,
-        manager: Manager,
-        hooks: Hooks,
     ) -> None:
-        self._life = life
-        self._servers = servers
-        self._children = children
-        self._predecessors = predecessors
-        self._succession = succession
-        self._replacement = replacement
-        self._stopping = stopping
+        self._process = process
+        self._supervisor = supervisor
+        self._stop = stop
+        self._reexec = reexec
         self._migration = migration
-        self._signals = signals
-        self._manager = manager
-        self._hooks = hooks
-        self.ending = Ending(life.log)
+        self.watch = ExitWatch(process)
 
     def check(self) -> None:
         """During a drain: finish when nothing is left to wait for."""
-        if self._life.phase is Phase.STOPPING and self._children.leaving:
+        process = self._process
+        if not process.machine.drains or process.driver.jobs_wait:
             return
-        predecessors = self._predecessors.living
-        if self._life.phase is Phase.STOPPING and predecessors and self._manager.notifier.enabled:
-            return  # systemd ends what is left of a unit as soon as its main process has ended
+        predecessors = process.predecessors.living
+        if process.machine.stops:
+            if process.children.leaving:
+                return
+            if predecessors and self._supervisor.notifier.enabled:
+                return  # systemd ends what is left of a unit when its main process has ended
         if any(predecessor.channel.partial for predecessor in predecessors):
             return  # it could not be handed on in the middle of a message
-        if not self._servers.drained():
+        if not process.listeners.drained():
             return
-        if len(self._migration) and self._servers.cut():
-            count = self._migration.let_go()
-            self._life.log(
+        if len(self._migration) and process.listeners.cut():
+            count = self._migration.leave_to_successor()
+            process.log(
                 log.WARNING,
                 f"drain time is over: {count} idle connections are left to "
-                f"{self._succession.successor}, which has not said that it has them",
+                f"{process.successor}, which has not said that it has them",
             )
         if not len(self._migration):
-            self._finish()
+            process.fire(Event.EMPTY)
 
-    def _finish(self) -> None:
-        kept = self._replacement.is_by(self._succession.successor)
+    # -- actions ----------------------------------------------------------
+
+    def finish(self, *_: object) -> None:
+        """Every serve_forever() returns once the hooks have run, and the program ends."""
+        process, successor = self._process, self._process.living_successor
+        kept = process.is_kept_by(process.successor)
         if kept:
-            self._replacement.keep_spare()
-        self._life.move(Phase.DRAINED)
-        then = ", then this pid starts it anew" if kept and not self._stopping.ordered else ""
-        self._life.log(log.INFO, f"drained; serve_forever() returns and the program ends{then}")
-        self._hooks.step(hooks.DRAINED)
-        successor = self._succession.living
+            self._reexec.keep_spare()
+        then = ", then this pid starts it anew" if kept and not self._stop.ordered else ""
+        process.log(log.INFO, f"finished; exiting{then}")
         if successor is not None:
-            self._predecessors.hand_on(successor, self._servers)
+            process.predecessors.hand_on(successor, process.listeners)
             if kept:
-                self._replacement.due = True
-                if not self._stopping.ordered:
-                    successor.channel.send({"type": "replace"})
-        stopped = self._stopping.by_signal
-        if any(listening.cut for listening in self._servers.listenings()):
-            stopped = self._stopping.last_signal
-        self.ending.begin(stopped, {serving.loop_thread for serving in self._servers.all})
-        self._servers.wake()
+                self._reexec.due = True
+                if not self._stop.ordered:
+                    successor.say("wait_over")
+        stopped = self._stop.by_signal
+        if any(listener.cut for listener in process.listeners.foreign()):
+            stopped = self._stop.last_signal
+        self.watch.begin(stopped, {listener.loop_thread for listener in process.listeners.all})
+        if process.hooks.steps[hooks.DRAINED]:
+            process.driver.later(self._run_hooks)
+        else:
+            self._release()
 
-    def last_act(self) -> None:
+    def _run_hooks(self) -> None:
+        self._process.hooks.run_step(hooks.DRAINED)
+        self._release()
+
+    def _release(self) -> None:
+        self._process.released = True
+        self._process.wake_all()
+
+    # -- the interpreter's end --------------------------------------------
+
+    def end_driving(self) -> None:
+        """The interpreter ends: no thread of ours may run into its finalization."""
+        process, driver = self._process, self._process.driver
+        driver.exiting = True
+        driver.end_helper()
+        driver.finish_step()  # another server's thread may be in the middle of one
+        if not driver.wait_for_jobs():
+            process.log(
+                log.ERROR, "a hook that still runs does not end; the process ends without it"
+            )
+        faults.at("exit")
+        if process.machine.drains and process.listeners.foreign():
+            process.drained()  # the program's way to say so
+            driver.advance()
+
+    def wait_for_others(self) -> None:
         """The interpreter ends: wait for the bridge to hand back or, after a stop, to end."""
-        if self._replacement.due or (self._stopping.ordered and self._children.orphans):
-            self._life.driver.drive_until(self._last_act_done)
+        process = self._process
+        if self._reexec.due and not self._stop.ordered:
+            process.fire(Event.KEPT_PID_EXITS)
+        elif self._reexec.due or (self._stop.ordered and process.children.orphans):
+            process.fire(Event.STOPPED_PID_EXITS)
+        if process.machine.reexecs or process.machine.leaves:
+            process.driver.drive_until(self._others_done)
 
-    def _last_act_done(self) -> bool:
-        bridge_lives = self._succession.living is not None
-        if self._stopping.ordered or not self._replacement.due:
-            return not bridge_lives and not len(self._children)
-        if bridge_lives and not self._replacement.handed_back:
-            return False
-        bridge = self._succession.successor
-        block(self._signals.roles)
-        self._life.driver.advance()
-        if self._stopping.ordered:  # it came just before they were blocked
-            unblock(self._signals.roles)
-            return False
-        self._replacement.start_anew(bridge)
-        return True
+    def _others_done(self) -> bool:
+        process = self._process
+        lives = process.living_successor is not None
+        if process.machine.leaves:
+            if not lives and not len(process.children):
+                process.fire(Event.ALONE)
+        elif not lives or self._reexec.handed_back:
+            block(process.signals.roles)
+            process.driver.advance()
+            if process.machine.reexecs:
+                process.fire(Event.HANDED_BACK)
+            else:  # a stop came just before they were blocked
+                unblock(process.signals.roles)
+        return not (process.machine.reexecs or process.machine.leaves)
+
+    def late_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        """The servers are done; what is left of the program may have to be ended."""
+        if self.watch.ends_main:
+            self.watch.ends_main = False
+            raise SystemExit(0)
+        if self._reexec.due or self._process.children.orphans:
+            return
+        if number == signal.SIGINT and self._stop.interrupted:
+            signal.default_int_handler(number, frame)
+        if self._process.successor is None or self._stop.ordered:
+            as_if_not_there(number, frame)
 
 
-class Ending:
+class ExitWatch:
     """Watches over the time from the end of the drain to the end of the program."""
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
         self._name_at: Optional[float] = None
         self._main_at: Optional[float] = None
         self._main_was: tuple[str, ...] = ()
@@ -172,9 +204,9 @@ class Ending:
                 for frame in [frames.get(thread.ident or 0)]
                 if not thread.daemon
             )
-            self._say(
+            self._process.log(
                 log.WARNING,
-                f"drained {_NAME_AFTER:g} s ago, but the program has not ended; alive: {names}",
+                f"finished {_NAME_AFTER:g} s ago, but the program has not ended; alive: {names}",
             )
 
 
@@ -189,3 +221,29 @@ def _where(frame: FrameType) -> tuple[str, ...]:
         places.append(f"{current.f_code.co_filename}:{current.f_lineno}")
         current = current.f_back
     return tuple(reversed(places))
+
+
+def let_threads_go(threads: Iterable[threading.Thread]) -> None:
+    """Stop the interpreter's exit from waiting for these threads, which do not end.
+
+    The library has no public way to do this for a thread that runs already. Up to 3.12
+    the exit waits for the locks in a set of threading's, from 3.13 on in a function of C.
+    """
+    left = [thread for thread in threads if thread.is_alive()]
+    locks = getattr(threading, "_shutdown_locks", None)
+    if locks is not None:
+        for thread in left:
+            locks.discard(getattr(thread, "_tstate_lock", None))
+    elif left and hasattr(threading, "_thread_shutdown"):
+        previous = getattr(threading._thread_shutdown, "keywords", {}).get("without", [])
+        threading._thread_shutdown = functools.partial(_join_threads, without=previous + left)
+
+
+def _join_threads(without: list[threading.Thread]) -> None:
+    """As threading's own, for all threads but those."""
+    passed_over = [*without, threading.current_thread(), threading.main_thread()]
+    while True:
+        left = [t for t in threading.enumerate() if not t.daemon and t not in passed_over]
+        if not left:
+            return
+        left[0].join()

@@ -19,29 +19,39 @@ DRAINED = "drained"
 
 
 class Hooks:
-    """Lists of functions without arguments, called in the order in which they were added."""
+    """Lists of functions without arguments, called in the order in which they were added.
+
+    Nothing of ours is locked while one of them runs.
+    """
 
     def __init__(self, say: Callable[[int, str], None]) -> None:
         self._say = say
         self.before_reload: list[Hook] = []
         self.checks: list[Hook] = []
-        self._checking = threading.Lock()
         self.steps: defaultdict[str, list[Hook]] = defaultdict(list)
         self.before_signal: defaultdict[int, list[Hook]] = defaultdict(list)
         self.after_signal: defaultdict[int, list[Hook]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._checking = False
 
-    def check(self) -> None:
+    def run_checks(self) -> bool:
         """Call what has to pass before this process says ready; what it raises goes through.
 
-        Each has to pass once. Another thread that wants to say ready waits for that, and one
-        that comes after a check has failed tries it again.
+        Each has to pass once. False: another thread, or this one further up, is calling them.
         """
-        with self._checking:
+        with self._lock:
+            if self._checking:
+                return False
+            self._checking = True
+        try:
             while self.checks:
                 self.checks[0]()
                 del self.checks[0]
+        finally:
+            self._checking = False
+        return True
 
-    def step(self, name: str) -> None:
+    def run_step(self, name: str) -> None:
         """Call what waits for this step of the process."""
         self.run(self.steps[name], f"{name} hook")
 

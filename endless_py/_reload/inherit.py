@@ -1,81 +1,76 @@
-"""What a process is left by its predecessor, and leaves to its successor in turn."""
+"""Step 4: what this process is handed when it starts, by a predecessor or a service manager."""
 
 from __future__ import annotations
 
 import os
 
-from endless_py._handoff import command_line, error_output, handoff
-from endless_py._reload.life import Life
-from endless_py._reload.manager import Manager
-from endless_py._reload.predecessors import Predecessors
-from endless_py._reload.serving import Serving
-from endless_py._reload.signals import RELOAD, Signals
+from endless_py._handoff import error_output, greeting
+from endless_py._handoff.child import Child
+from endless_py._handoff.greeting import Greeting
+from endless_py._reload.base import BaseProcess
+from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets import activation
-from endless_py._sockets.listener import Binding, Inheritance
 from endless_py._sockets.poller import READ
-from endless_py._support import faults, log
-from endless_py._support import platform as needs
+from endless_py._support import log, platform
 from endless_py._support.sigmask import unblock
 from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Optional
 
 
-class Estate:
-    """The command line, the listeners that nobody has adopted yet, the files that go along."""
+class Inherit:
+    """Takes what is there, and gives the captured error output back in time."""
 
-    def __init__(
-        self, life: Life, predecessors: Predecessors, signals: Signals, manager: Manager
-    ) -> None:
-        self._life = life
-        self._predecessors = predecessors
-        self._signals = signals
-        self._manager = manager
-        self.command = command_line.capture()
-        self.inheritance = Inheritance()
-        self.files: dict[str, int] = {}  # what else goes along, by name
+    def __init__(self, process: BaseProcess, supervisor: Supervisor) -> None:
+        self._process = process
+        self._supervisor = supervisor
         self._error_output: Optional[error_output.ErrorOutput] = None
 
-    # -- what was left to this process ------------------------------------
-
-    def inherit(self) -> Optional[handoff.Inherited]:
-        """Take what a predecessor has left; None without one."""
-        word = os.environ.pop(handoff.VARIABLE, None)
-        if word is None:
-            return None
+    def begin(self) -> bool:
+        """Be the successor of whoever started this process for that; whether there is one."""
+        process = self._process
+        variable = os.environ.pop(greeting.VARIABLE, None)
+        if variable is None:
+            return False
         try:
-            if needs.missing():
-                raise ChannelError(f"this platform has no {needs.missing()}")
-            inherited = handoff.receive_inheritance(word)
+            if platform.missing():
+                raise ChannelError(f"this platform has no {platform.missing()}")
+            found = Greeting(variable)
         except ChannelError as error:
-            self._life.log(
+            process.log(
                 log.WARNING,
-                f"{handoff.VARIABLE} is ignored and removed: {error}; this process starts fresh",
+                f"{greeting.VARIABLE} is ignored and removed: {error}; this process starts fresh",
             )
-            unblock(self._signals.roles)
-            return None
-        self._error_output = error_output.taken_back(inherited.files)
+            unblock(process.signals.roles)
+            return False
+        self._error_output = error_output.taken_back(found.files)
         if self._error_output is not None:
-            self._error_output.guard(inherited.predecessor.channel.fileno())
-        self.files = inherited.files
-        self.inheritance.waiting = inherited.listeners
-        return inherited
+            self._error_output.guard(found.predecessor.channel.fileno())
+        process.generation, process.bridge = found.generation, found.bridge
+        process.predecessors.greet(found)
+        process.files = found.files
+        process.received.waiting = found.listeners
+        process.children.orphans = [Child(pid) for pid in found.children]
+        process.signals.ignored_hup = found.ignores_terminal
+        self._supervisor.in_charge = found.in_place
+        self._supervisor.ours |= process.predecessors.older
+        return True
 
     def take_lent(self) -> None:
         """Take what a service manager passes; a successor gets it from its predecessor."""
         listeners, problems = activation.take(os.environ)
         for problem in problems:
-            self._life.log(log.WARNING, f"socket activation: {problem}; it is ignored")
-        self.inheritance.waiting += listeners
+            self._process.log(log.WARNING, f"socket activation: {problem}; it is ignored")
+        self._process.received.waiting += listeners
 
     def say_unused(self) -> None:
         """All servers serve: what a service manager has passed for none of them is named."""
-        unused = self.inheritance.lent()
+        unused = self._process.received.lent()
         if unused:
             names = ", ".join(f"{b} ({b.lent})" if b.lent else str(b) for b, _ in unused)
-            self._life.log(log.WARNING, f"socket activation: no server uses {names}; kept open")
+            self._process.log(log.WARNING, f"socket activation: no server uses {names}; kept open")
 
     def restore_error_output(self) -> None:
         """Nobody reads what a successor says before it is ready any more."""
@@ -84,53 +79,10 @@ class Estate:
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors that lead to `step()`."""
-        return {} if self._error_output is None else {self._error_output.fileno(): READ}
+        output = self._error_output
+        return {} if output is None or output.fileno() < 0 else {output.fileno(): READ}
 
     def step(self) -> None:
         """Pass on what came into the captured error output after it was given back."""
         if self._error_output is not None and self._error_output.restored:
             self._error_output.pass_on()
-
-    # -- what it leaves ---------------------------------------------------
-
-    def pass_file(self, name: str, descriptor: Optional[int]) -> None:
-        """Keep a duplicate of this descriptor for the generations to come; None: no longer."""
-        new = None if descriptor is None else os.dup(descriptor)
-        old = self.files.pop(name, None)
-        if new is not None:
-            self.files[name] = new
-        if old is not None:
-            os.close(old)
-
-    def greeting(self, kept: bool, ancestor: bool) -> dict[str, Any]:
-        """Return what a successor is told first.
-
-        kept says that this process will be replaced in place, ancestor that it has a living
-        predecessor.
-        """
-        predecessors = self._predecessors
-        return {
-            "own": self._life.number,
-            "kept": kept,
-            "ancestor": ancestor,
-            "ignores_terminal": self._signals.ignored_hup,
-            "older": sorted(predecessors.older & {os.getsid(0)} | predecessors.pids()),
-        }
-
-    def listeners(self, bound: list[tuple[Serving, Binding, int]]) -> list[tuple[Binding, int]]:
-        """Return what a successor is handed: first those of servers, in their order."""
-        own = [(binding, descriptor) for _, binding, descriptor in bound]
-        return own + self.inheritance.lent()
-
-    def environment(self, bridge: bool) -> dict[str, str]:
-        """Return a successor's, with all that this process took out of its own.
-
-        A bridge is nobody's main process: it has nothing to tell a manager.
-        """
-        taken = {} if bridge else self._manager.environment()
-        return {**os.environ, **faults.environment(), **taken}
-
-    def start(self, successor: handoff.Successor, stderr: Optional[int]) -> None:
-        """Start its process with our command line; raises OSError when that cannot be."""
-        hold = [number for number, role in self._signals.roles.items() if role == RELOAD]
-        successor.start(self.command, self.environment(successor.bridge), hold, stderr)

@@ -2,7 +2,7 @@
 
 The sender keeps each one until the receiver says that it has it, and serves it again
 when the receiver refuses it or is gone. A forked handler sends its connection home to
-the serving process first (see `traveller.Home`), which then does the same.
+the serving process first (see `_server/forking.py`), which then does the same.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from endless_py._handoff.channel import Channel, Message
-from endless_py._handoff.handoff import Predecessor, is_number
-from endless_py._reload.serving import Serving
-from endless_py._sockets.traveller import Traveller
+from endless_py._handoff.predecessor import Predecessor
+from endless_py._handoff.words import is_number
+from endless_py._reload.base import BaseProcess
+from endless_py._reload.listener import Listener
+from endless_py._sockets.connection import MigratingConnection
 from endless_py._support import faults
 from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Optional
+    from typing import Any, Iterable
+
+    from endless_py._handoff.channel import Channel, Message
 
 _BATCH = 16
 _BATCH_BYTES = 131072
@@ -28,56 +31,60 @@ _UNDER_WAY = 128
 
 
 class Migration:
-    """The sender's side. Handlers add, whoever drives the generation does the rest."""
+    """The sender's side. Handlers add, whoever drives the process does the rest."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Serving, Traveller]] = deque()
-        self._under_way: dict[int, tuple[Serving, Traveller]] = {}
-        self._left: dict[int, Traveller] = {}  # waited for no longer
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+        self._waiting: deque[tuple[Listener, MigratingConnection]] = deque()
+        self._under_way: dict[int, tuple[Listener, MigratingConnection]] = {}
+        self._left: dict[int, MigratingConnection] = {}  # waited for no longer
         self._number = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._under_way)
 
-    def add(self, serving: Serving, traveller: Traveller) -> None:
+    def add(self, listener: Listener, connection: MigratingConnection) -> None:
         """Take over a connection whose handler has ended."""
-        self._waiting.append((serving, traveller))
+        self._waiting.append((listener, connection))
 
-    def step(self, channel: Optional[Channel]) -> None:
-        """Send what waits; without a channel nobody receives any more, and it stays."""
+    def step(self) -> None:
+        """Send what waits; where nobody receives any more, it is served here."""
         if not len(self):
             return
-        if channel is not None:
-            self._send(channel)
+        successor = self._process.living_successor
+        if self._process.machine.migrates and successor is not None:
+            self._send(successor.channel)
         else:
-            self._give_back()
+            self._serve_here()
 
     def _send(self, channel: Channel) -> None:
         """Send what waits, as far as the window allows."""
         while self._waiting and len(self._under_way) < _UNDER_WAY:
             items: list[dict[str, Any]] = []
-            batch: dict[int, tuple[Serving, Traveller]] = {}
+            batch: dict[int, tuple[Listener, MigratingConnection]] = {}
             size = 0
             while self._waiting and len(items) < _BATCH and size < _BATCH_BYTES:
-                serving, traveller = self._waiting.popleft()
-                if serving.migrates_to is None:
-                    _stay(serving, traveller)
+                listener, connection = self._waiting.popleft()
+                if listener.migrates_to is None:
+                    _stay(listener, connection)
                     continue
                 self._number += 1
-                batch[self._number] = serving, traveller
-                size += len(traveller.state) * 4 // 3
+                batch[self._number] = listener, connection
+                size += len(connection.carried) * 4 // 3
                 items.append(
-                    {**traveller.to_json(), "id": self._number, "listener": serving.migrates_to}
+                    {**connection.to_json(), "id": self._number, "listener": listener.migrates_to}
                 )
             if not items:
                 continue
             try:
                 faults.at("migrating")
-                descriptors = tuple(traveller.socket.fileno() for _, traveller in batch.values())
+                descriptors = tuple(connection.socket.fileno() for _, connection in batch.values())
                 channel.send({"type": "connections", "items": items}, descriptors)
             except BaseException:
                 self._waiting.extendleft(reversed(list(batch.values())))
                 raise
+            for _, connection in batch.values():
+                connection.move("sent")
             self._under_way.update(batch)
 
     def answered(self, numbers: Iterable[Any], taken: bool) -> None:
@@ -86,76 +93,79 @@ class Migration:
             left = self._left.pop(number, None)
             if left is not None:
                 left.socket.close()
-            serving, traveller = self._under_way.pop(number, (None, None))
-            if serving is None or traveller is None:
+            listener, connection = self._under_way.pop(number, (None, None))
+            if listener is None or connection is None:
                 continue
             if taken:
-                traveller.socket.close()
+                connection.move("taken")
+                connection.socket.close()
             else:
-                _stay(serving, traveller)
+                _stay(listener, connection)
 
-    def let_go(self) -> int:
+    def leave_to_successor(self) -> int:
         """The drain's time is over: return how many were on their way.
 
         A receiver that is merely busy has what was sent, and serves it in its own time. What it
         has not said that it has may still wait in the channel, so it stays open here.
         """
         count = len(self)
-        self._left.update((number, t) for number, (_, t) in self._under_way.items())
+        self._left.update((number, sent) for number, (_, sent) in self._under_way.items())
         self._under_way.clear()
-        for _, traveller in self._waiting:
-            traveller.socket.close()
+        for _, connection in self._waiting:
+            connection.socket.close()
         self._waiting.clear()
         return count
 
-    def end(self) -> None:
+    def at_exit(self) -> None:
         """The process ends."""
         while self._left:
             self._left.popitem()[1].socket.close()
 
-    def _give_back(self) -> None:
+    def _serve_here(self) -> None:
         """Nobody receives any more: everything that was not taken is served here."""
-        everything = [*self._under_way.values(), *self._waiting]
+        everything = [*self._under_way.values()]
         self._under_way.clear()
-        self._waiting.clear()
-        for serving, traveller in everything:
-            _stay(serving, traveller)
+        while self._waiting:  # handlers may add meanwhile
+            everything.append(self._waiting.popleft())
+        for listener, connection in everything:
+            _stay(listener, connection)
 
 
-def _stay(serving: Serving, traveller: Traveller) -> None:
-    beacon = serving.beacon
-    traveller.refused_for = beacon if beacon is not None and beacon.lit() else None
-    serving.arrivals.append(traveller)
-    serving.wake()
+def _stay(listener: Listener, connection: MigratingConnection) -> None:
+    connection.move("stays")
+    drain_signal = listener.drain_signal
+    sent = drain_signal is not None and drain_signal.was_sent()
+    connection.refused_for = drain_signal if sent else None
+    listener.arrivals.append(connection)
+    listener.wake()
 
 
-def receive(predecessor: Predecessor, message: Message, servers: dict[int, Serving]) -> None:
+def receive(predecessor: Predecessor, message: Message, listeners: dict[int, Listener]) -> None:
     """Take connections over, and tell their sender which ones.
 
-    servers are ours by the numbers of the predecessor. Raises ChannelError, once all the rest
+    listeners are ours by the numbers of the predecessor. Raises ChannelError, once all the rest
     is taken, when something in the message is not right.
     """
     faults.at("connections received")
     answers: dict[str, list[int]] = {"taken": [], "refused": []}
-    items = message.body.get("items")
-    problem = None if isinstance(items, list) else "no list of connections"
-    for position, item in enumerate(items if isinstance(items, list) else ()):
+    problem = None
+    for position, item in enumerate(message.body["items"]):
         if not (isinstance(item, dict) and is_number(item.get("id"))):
             problem = "a connection without a number"
             continue
         number = item.get("listener")
-        serving = servers.get(number) if is_number(number) else None
+        listener = listeners.get(number) if is_number(number) else None
         taken = False
-        if serving is not None and serving.entered and not serving.cut:
+        if listener is not None and listener.entered and not listener.cut:
             descriptor = message.take(position)  # None: this process has none left
             if descriptor is not None:
                 try:
-                    serving.arrivals.append(Traveller.from_json(item, descriptor))
-                    serving.wake()
+                    listener.arrivals.append(MigratingConnection.from_json(item, descriptor))
+                    listener.wake()
                     taken = True
                 except (KeyError, OSError, TypeError, ValueError) as error:
                     os.close(descriptor)
-                    problem = f"a connection that is none ({error!r})"
+                    problem = f"a connection that cannot be taken over ({error!r})"
         answers["taken" if taken else "refused"].append(item["id"])
     message.close()  # what is refused belongs to its sender alone, before that hears so
     for word, numbers in answers.items():

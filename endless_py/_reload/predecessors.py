@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import threading
 
-from endless_py._handoff.channel import Channel, Message
+from endless_py._handoff import predecessor as handoff
 from endless_py._handoff.child import Child, Children
-from endless_py._handoff.handoff import Inherited, Predecessor, Successor
-from endless_py._reload.servers import Servers
+from endless_py._handoff.predecessor import Predecessor
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
+
+    from endless_py._handoff.channel import Channel, Message
+    from endless_py._handoff.greeting import Greeting
+    from endless_py._handoff.successor import Successor
+    from endless_py._reload.listeners import Listeners
 
 
 class Predecessors:
@@ -27,11 +31,11 @@ class Predecessors:
         self.none_lives.set()
         self._handed_on: list[Predecessor] = []  # to our successor; our end stays open
 
-    def inherit(self, inherited: Inherited) -> None:
+    def greet(self, greeting: Greeting) -> None:
         """This process is a successor."""
-        self.parent = inherited.predecessor
-        self.living = [inherited.predecessor]
-        self.older = inherited.older | {inherited.predecessor.pid}
+        self.parent = greeting.predecessor
+        self.living = [greeting.predecessor]
+        self.older = greeting.older | {greeting.predecessor.pid}
         self.none_lives.clear()
 
     def living_parent(self) -> Optional[Predecessor]:
@@ -44,23 +48,24 @@ class Predecessors:
     def pids(self) -> set[int]:
         return {predecessor.pid for predecessor in self.living}
 
-    def say(self, word: str, **more: Any) -> None:
+    def say(self, word: str, **fields: Any) -> None:
         """Say it to each."""
         for predecessor in self.living:
-            predecessor.say(word, **more)
+            predecessor.say(word, **fields)
 
     def take_over(self, message: Message, generation: int) -> None:
         """Become the neighbour of one of our predecessor's; raises ChannelError."""
-        self.living.append(Predecessor.handed_on(message))
-        self.living[-1].say("heir", pid=os.getpid(), generation=generation)
+        found = handoff.handed_on(message)
+        self.living = [*self.living, found]
+        found.say("replaced_by", pid=os.getpid(), generation=generation)
 
-    def hand_on(self, successor: Successor, servers: Servers) -> None:
+    def hand_on(self, successor: Successor, listeners: Listeners) -> None:
         """From now on the successor is the neighbour of those who still drain."""
         for predecessor in self.living:
             numbers = {
-                theirs: serving.migrates_to
-                for theirs, serving in servers.by_number(predecessor.numbers).items()
-                if serving.migrates_to is not None
+                theirs: listener.migrates_to
+                for theirs, listener in listeners.by_number(predecessor.numbers).items()
+                if listener.migrates_to is not None
             }
             self._handed_on.append(predecessor)
             successor.channel.send(
@@ -77,7 +82,7 @@ class Predecessors:
     def forget(self, predecessor: Predecessor) -> None:
         """It has ended."""
         predecessor.channel.close()
-        self.living.remove(predecessor)
+        self.living = [other for other in self.living if other is not predecessor]
         self._note_alone()
         self._children.soon()
         if os.getpid() == 1:
@@ -87,13 +92,13 @@ class Predecessors:
         if not self.living:
             self.none_lives.set()
 
-    def leave_open(self) -> None:
+    def at_exit(self) -> None:
         """This process ends: the end of a channel is to tell of that, not of anything earlier."""
         for channel in self._channels():
             channel.leave_open()
         self.living = []
 
-    def let_go(self) -> None:
+    def in_forked_child(self) -> None:
         """A forked child is nobody's neighbour."""
         for channel in self._channels():
             channel.close()

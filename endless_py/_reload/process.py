@@ -1,507 +1,345 @@
-"""The one object that stands for this process: its phase, its signals, its servers.
+"""The one object that stands for this process. Programs reach it through functions in `endless_py`.
 
-`phases` has the table of its moves, `driver` says which thread makes them. What there is to
-do in a move lies in rooms of its own, each with what it has to remember:
-
-    life, servers, children      which generation this is, what it serves, whom it has to reap
-    predecessors, succession     the neighbours, and `neighbours` for what they say
-    estate, readiness            what was left to it; its word that it serves
-    reloading, stopping, drain   the orders, and what they lead to
-    departure, replacement       the end, and with a kept pid what follows it
-    reports, manager, askers     who is told, and who asks
-
-Locks, in the order in which they may be taken: that of the checks (the program's code runs
-in it), the driver's two, the lock of an Inheritance or of a Channel. A signal handler takes
-none but the driver's first, without waiting.
+It puts the steps together, and is driven (see `driver`): `step()` is what there is to do whenever
+something has happened. The package's docstring has the table of the steps and their files.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import signal
-from contextlib import suppress
-from types import FrameType
 
 from endless_py._handoff.channel import Channel
-from endless_py._handoff.child import Child, Children
-from endless_py._reload.answers import Askers
-from endless_py._reload.drain import Drain, HandlerCut
-from endless_py._reload.driver import Driver, Stumbles
+from endless_py._reload.answers import Answers
+from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.drain import Drain
 from endless_py._reload.dry_start import DryStart
-from endless_py._reload.exit import Departure
-from endless_py._reload.hooks import Hooks
-from endless_py._reload.inherit import Estate
-from endless_py._reload.life import Life
-from endless_py._reload.machine import Phase
-from endless_py._reload.manager import Manager
+from endless_py._reload.exit import Exit
+from endless_py._reload.forks import Forks
+from endless_py._reload.hear import HearPredecessors, HearSuccessor
+from endless_py._reload.inherit import Inherit
+from endless_py._reload.listener import Listener
+from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
-from endless_py._reload.neighbours import Neighbours
-from endless_py._reload.predecessors import Predecessors
+from endless_py._reload.orders import Orders
 from endless_py._reload.readiness import Readiness
-from endless_py._reload.reexec import Replacement
-from endless_py._reload.reloading import Reload
-from endless_py._reload.report import Reports
-from endless_py._reload.servers import Servers
-from endless_py._reload.serving import Serving
-from endless_py._reload.signals import (
-    CALL,
-    RELOAD,
-    STOP,
-    Note,
-    Signals,
-    as_if_not_there,
-)
-from endless_py._reload.stopping import Stopping
-from endless_py._reload.succession import Succession
-from endless_py._sockets.connection import Beacon
+from endless_py._reload.reexec import Reexec
+from endless_py._reload.report import Report
+from endless_py._reload.resume import Resume
+from endless_py._reload.signals import RELOAD
+from endless_py._reload.spawn import Spawn
+from endless_py._reload.stop import Stop
+from endless_py._reload.supervisor import Supervisor
+from endless_py._sockets.connection import DrainSignal
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._supervisor.terminal import Terminal
-from endless_py._support import faults, log
-from endless_py._support import platform as needs
+from endless_py._support import log, platform
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Optional
+    from types import FrameType
+    from typing import Any, Callable, Optional
 
 
-class Generation:
-    """This process. Programs reach it through the functions in `endless_py`."""
+class ServerProcess(BaseProcess):
+    """This process, with all its steps."""
 
     def __init__(self) -> None:
-        self._called = False  # by an asker that got no answer at once
-        self._stumbles = Stumbles()
-        self.terminal: Optional[Terminal] = None
-        self.driver = Driver(self._step, self._active, self.watched, self.deadline)
-        self.life = life = Life(self.driver)
-        self.signals = signals = Signals(self._on_signal, life.log)
-        self.hooks = hooks = Hooks(life.log)
-        self.servers = servers = Servers(life)
-        self.children = children = Children()
-        self.predecessors = predecessors = Predecessors(children)
-        self.migration = migration = Migration()
-        self.manager = manager = Manager(life, servers, os.environ)
-        self.reports = reports = Reports(life, manager)
-        self.estate = estate = Estate(life, predecessors, signals, manager)
-        self.drain = drain = Drain(life, servers, hooks)
-        self.readiness = Readiness(life, servers, predecessors, estate, signals, manager, hooks)
-        self.replacement = replacement = Replacement(
-            life, servers, children, predecessors, estate, manager
+        super().__init__()
+        self.supervisor = Supervisor(self, os.environ)
+        self.report = Report(self, self.supervisor)
+        self.stop = Stop(self)
+        self.inherit = Inherit(self, self.supervisor)
+        self.readiness = Readiness(self, self.inherit, self.supervisor)
+        self.spawn = Spawn(self, self.supervisor, self.report)
+        self.drain = Drain(self)
+        self.migration = Migration(self)
+        self.resume = Resume(self, self.report)
+        self.reexec = Reexec(self, self.spawn, self.supervisor)
+        self.exit = Exit(self, self.supervisor, self.stop, self.reexec, self.migration)
+        self.answers = Answers(self, self.stop, self.report)
+        self.ordering = Orders(self, self.stop, self.report, self.exit)
+        self.hear_successor = HearSuccessor(
+            self, self.readiness, self.stop, self.reexec, self.migration
         )
-        self.succession = succession = Succession(
-            life, servers, children, predecessors, drain, manager, reports
+        self.hear_predecessors = HearPredecessors(
+            self, self.inherit, self.supervisor, self.report, self.stop
         )
-        self.reload = Reload(
-            life, servers, predecessors, estate, replacement, succession, reports, hooks
-        )
-        self.stopping = stopping = Stopping(
-            life, servers, predecessors, succession, drain, manager, reports
-        )
-        self.departure = Departure(
-            life,
-            servers,
-            children,
-            predecessors,
-            succession,
-            replacement,
-            stopping,
-            migration,
-            signals,
-            manager,
-            hooks,
-        )
-        self.neighbours = Neighbours(
-            life,
-            self._stumbles,
-            servers,
-            predecessors,
-            estate,
-            succession,
-            replacement,
-            stopping,
-            migration,
-            manager,
-            reports,
-            signals,
-        )
-        self.askers = Askers(life, servers, predecessors, succession, stopping, reports)
-        self._watches_forks = False
+        # The steps by the names that the machine's table has for them.
+        self._steps = {
+            "answers": self.answers,
+            "drain": self.drain,
+            "exit": self.exit,
+            "orders": self.ordering,
+            "readiness": self.readiness,
+            "reexec": self.reexec,
+            "report": self.report,
+            "resume": self.resume,
+            "spawn": self.spawn,
+            "stop": self.stop,
+            "supervisor": self.supervisor,
+        }
+        self.forks = Forks(self.signals, self.spawn.fork_lock, self._in_forked_child)
         atexit.register(self._at_exit)
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
-        self._inherit()
-        estate.take_lent()
+        if self.inherit.begin():
+            self.forks.watch()
+            self._install_signals()
+            unblock(self.signals.roles)
+        self.inherit.take_lent()
 
-    def _inherit(self) -> None:
-        """Be the successor of whoever started this process for that."""
-        inherited = self.estate.inherit()
-        if inherited is None:
-            return
-        self.predecessors.inherit(inherited)
-        self.life.number, self.life.bridge = inherited.generation, inherited.bridge
-        self.children.orphans = [Child(pid) for pid in inherited.children]
-        self.manager.in_charge = inherited.in_place
-        self.manager.ours |= self.predecessors.older
-        self.signals.ignored_hup = inherited.ignores_terminal
-        self._watch_forks()
-        self._install_signals()
-        unblock(self.signals.roles)
+    def perform(self, action: str, what: tuple[Any, ...]) -> None:
+        """Do an action of the machine's table."""
+        self.action(action)(*what)
 
-    @property
-    def number(self) -> int:
-        return self.life.number
-
-    @property
-    def phase(self) -> Phase:
-        return self.life.phase
-
-    @property
-    def bridge(self) -> bool:
-        return self.life.bridge
-
-    def log(self, level: int, text: str) -> None:
-        self.life.log(level, text)
+    def action(self, name: str) -> Callable[..., None]:
+        """Return the method that an action of the table names."""
+        step, _, method = name.partition(".")
+        found: Callable[..., None] = getattr(self._steps[step], method)
+        return found
 
     # -- servers ----------------------------------------------------------
 
-    def add(self, serving: Serving) -> None:
+    def add(self, listener: Listener) -> None:
         """Note a new server; the first one installs the signal handlers."""
         self.driver.pid = os.getpid()  # the program may have become a daemon since its import
-        serving.in_child = False
-        self._watch_forks()
-        self.manager.know(serving.server)
-        self.servers.add(serving)
+        listener.in_child = False
+        self.forks.watch()
+        self.supervisor.know(listener.server)
+        self.listeners.add(listener)
         self._install_signals()
 
-    def remove(self, serving: Serving) -> None:
+    def remove(self, listener: Listener) -> None:
         """Forget a server that was closed; the last one gives the signals back."""
-        if serving in self.servers.all:
-            self.servers.all.remove(serving)
-        if serving.owns_path and serving.binding is not None and os.getpid() == self.driver.pid:
+        self.listeners.remove(listener)
+        if listener.owns_path and listener.binding is not None and self.serving_process():
             # An incumbent that this process leaves without a word serves there again.
             parent = self.predecessors.living_parent()
-            lent = serving.binding.index is not None and parent is not None
-            if not lent or self.phase in (Phase.STOPPING, Phase.DRAINED):
-                serving.binding.unlink()
-        serving.close()
-        if not self.servers.all and self.phase in (Phase.STARTING, Phase.SERVING):
-            self.life.move(Phase.STARTING)
-            self.signals.restore()
+            lent = listener.binding.index is not None and parent is not None
+            if not lent or self.machine.stops or self.machine.over:
+                listener.binding.unlink()
+        listener.close()
+        if not self.listeners.all and self.serving_process():
+            if self.machine.at_peace:
+                self._do(Order(Event.LEFT))
+            if self.machine.starting:
+                self.signals.restore()
 
-    def enter(self, serving: Serving) -> None:
+    def enter(self, listener: Listener) -> None:
         """A server's loop begins: say ready, and let the loop drive this object."""
-        needs.require()
+        platform.require()
         self.dry_start.end_here()
         self._install_signals()
-        if serving.beacon is None:
-            serving.beacon = Beacon()
-        first = not serving.entered
-        if first and not self.readiness.says_itself(serving):
-            serving.accepting = False
-        serving.entered = True  # from here on ready() in another thread may speak for it
+        if listener.drain_signal is None:
+            listener.drain_signal = DrainSignal()
+        first = not listener.entered
+        says = self.readiness.said_by_loop(listener)
+        if first and not says:
+            listener.hold()
+        listener.entered = True  # from here on ready() in another thread may speak for it
         self._begin()
-        if first and self.readiness.says_itself(serving):
-            self.readiness.say([serving])
-        self.driver.free(serving)
+        if not self.machine.accepting:
+            listener.move("drain")
+        if first and says:
+            self.readiness.say([listener])
+        self.driver.free(listener)
 
     def ready(self) -> None:
         """Say ready for every server whose loop does not say it."""
-        needs.require()
+        platform.require()
         self._install_signals()
         self._begin()
         self.readiness.call()
         self.driver.wake()
 
-    def leave(self, serving: Serving, finished: bool) -> None:
+    def left(self, listener: Listener, finished: bool) -> None:
         """A server's loop ends; finished says that it will not be entered again at once."""
         if finished:
-            serving.entered = serving.ready = False
-        self.driver.busy(serving)
-        if self.phase is Phase.SERVING and not self.servers.has_served() and not self._pending:
-            with suppress(ValueError):
-                self.life.move(Phase.STARTING)
-
-    def drained(self) -> None:
-        """The program's own servers have drained."""
-        for listening in self.servers.listenings():
-            listening.done = True
-        self.wake()
+            listener.entered = listener.ready = False
+        self.driver.busy(listener)
+        if self.machine.at_peace and not self.listeners.any_ready() and not self.pending():
+            self._do(Order(Event.LEFT))
 
     def _begin(self) -> None:
         """The first server begins: from now on this process can be reloaded."""
         parent = self.predecessors.living_parent()
-        if parent and parent.ancestor and not self.servers.has_served() and self._parent_gone():
-            self.log(
-                log.ERROR,
-                f"{parent} ended before this one was ready, and the one "
-                "before it serves again; this process ends",
-            )
-            raise SystemExit(1)
-        self.replacement.announce()
-        if self.phase is Phase.STARTING:
-            self.life.move(Phase.SERVING)
-        self.askers.listen()
+        if parent and parent.ancestor and not self.listeners.any_ready():
+            self.driver.advance()  # hear of its end
+            if self.predecessors.living_parent() is None:
+                self.log(
+                    log.ERROR,
+                    f"{parent} ended before this one was ready, and the one "
+                    "before it serves again; this process ends",
+                )
+                raise SystemExit(1)
+        if self.machine.starting:
+            self._do(Order(Event.SERVES))
 
-    def _parent_gone(self) -> bool:
-        with self.driver.lock:
-            self.neighbours.hear_predecessors()
-        return self.predecessors.living_parent() is None
+    def _do(self, order: Order) -> None:
+        """Carry out an order in this thread, unless another one just drives."""
+        self.leave(order)
+        self.driver.advance()
 
     # -- signals ----------------------------------------------------------
 
     def _install_signals(self) -> None:
-        if not needs.missing():
+        if not platform.missing():
             self.signals.install()
-            if self.terminal is None:
-                self.terminal = Terminal()
+            if self.ordering.terminal is None:
+                self.ordering.terminal = Terminal()
 
-    def _on_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        order = self.signals.roles.get(number)
-        if number == getattr(signal, CALL):
-            if self.servers.cutting_inline():
-                raise HandlerCut
-            self._called = True
-            self.wake()
-            return
-        if order not in (None, RELOAD):
-            if self.phase is Phase.STARTING and not self.children.orphans:
-                as_if_not_there(number, frame)
-                return
-            if self.phase is Phase.DRAINED:
-                self._on_late_signal(number, frame)
-        self.note(self.signals.note(number))
+    def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        self.ordering.on_signal(number, frame)
 
-    def _on_late_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        """The servers are done; what is left of the program may have to be ended."""
-        ending = self.departure.ending
-        if ending.ends_main:
-            ending.ends_main = False
-            raise SystemExit(0)
-        if self.replacement.due or self.children.orphans:
-            return
-        if number == signal.SIGINT and self.stopping.interrupted:
-            signal.default_int_handler(number, frame)
-        if self.succession.successor is None or self.stopping.ordered:
-            as_if_not_there(number, frame)
+    # -- driven -----------------------------------------------------------
 
-    def note(self, note: Note) -> None:
-        """Leave a note; safe in a signal handler and in any thread."""
-        self.driver.note(note)
+    def step(self) -> None:
+        """Do what there is to do; an exception in it must not end a server that could go on."""
+        try:
+            self._step()
+        except Exception as error:
+            self.stumbled(error)
+        else:
+            if not self.machine.waits:
+                self.retries.clear()
+        self.resume.check()
 
-    def _take(self, note: Note) -> None:
-        self.hooks.run(self.hooks.before_signal[note.number], f"before_signal({note.name}) hook")
-        self._carry_out(note)
-        self.hooks.run(self.hooks.after_signal[note.number], f"after_signal({note.name}) hook")
+    def _step(self) -> None:
+        self.called = False
+        self.machine.go_on()
+        self.answers.remote.step()
+        self.report.step()
+        self.inherit.step()
+        self.ordering.step()
+        self.hear_predecessors.step()
+        self._look_at_successor()
+        self.resume.reap()
+        if self.machine.at_peace and self.predecessors.waiting() is not None:
+            self.fire(Event.TAKE_BACK)
+        if self.machine.drains:
+            self.drain.check()
+            self._look_at_successor()  # died since, it would leave nobody who accepts
+        # After the last words: what it has taken makes room for more, and nothing tells again.
+        self.migration.step()
+        self.exit.check()
+        if self.machine.over:
+            self.exit.watch.check()
+        self.supervisor.check()
 
-    def _carry_out(self, note: Note) -> None:
-        order, name = note.order, note.name
-        if note.number == signal.SIGHUP and self.terminal and self.terminal.has_just_gone():
-            if not self.terminal.broken and self.terminal.leader in self.predecessors.older:
-                self.log(log.INFO, "SIGHUP ignored: the terminal went with an older generation")
-                return
-            if not self.signals.ignored_hup:
-                order, name = STOP, "SIGHUP from the terminal, which is gone"
-        if order == RELOAD:
-            self.reload.take(name)
-        elif order is not None:
-            self.stopping.take(order, note.number, name)
+    def _look_at_successor(self) -> None:
+        self.hear_successor.step()
+        self.readiness.check()
+        self.resume.check()
 
-    # -- driving ----------------------------------------------------------
-
-    def wake(self) -> None:
-        """Have `advance()` called soon."""
-        self.driver.wake()
-
-    def advance(self) -> None:
-        """Do what there is to do now. Never waits; any thread may call it."""
-        self.driver.advance()
-
-    @property
-    def _pending(self) -> bool:
-        if self.phase in (Phase.STARTING, Phase.SERVING):
-            near = self.predecessors.living or self.children.orphans
-            return bool(
-                self.driver.notes
-                or self.children.leaving
-                or len(self.migration)
-                or self._called
-                or self.askers.remote.conversations
-                or (near and self.servers.listenings())
-            )
-        return True
-
-    def _active(self) -> bool:
-        return self._pending and self.phase is not Phase.STARTING
+    def pending(self) -> bool:
+        """Whether there is, or may soon be, something to do."""
+        if self.machine.starting:
+            return False
+        if not self.machine.at_peace:
+            return True
+        near = self.predecessors.living or self.children.orphans
+        return bool(
+            self.orders
+            or self.children.leaving
+            or len(self.migration)
+            or self.called
+            or self.machine.waits
+            or self.answers.remote.conversations
+            or (near and self.listeners.foreign())
+        )
 
     def watched(self) -> dict[int, int]:
-        """Return the descriptors whose events should lead to `advance()`."""
+        """Return the descriptors whose events should lead to a step."""
         channels = self._channels()
         found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in channels}
         found[self.signals.fileno()] = READ
-        found.update(self.askers.remote.watched())
-        found.update(self.reports.watched())
-        found.update(self.estate.watched())
-        if self.terminal is not None:
-            found[self.terminal.fileno()] = READ
+        found.update(self.answers.remote.watched())
+        found.update(self.report.watched())
+        found.update(self.inherit.watched())
+        if self.ordering.terminal is not None:
+            found[self.ordering.terminal.fileno()] = READ
         found.pop(-1, None)
         return found
 
     def _channels(self) -> list[Channel]:
         """Return those to the living neighbours."""
         channels = [predecessor.channel for predecessor in self.predecessors.living]
-        successor = self.succession.living
+        successor = self.living_successor
         return channels if successor is None else [*channels, successor.channel]
 
-    def alone(self) -> bool:
-        """Whether this process serves and has no living neighbour."""
-        return (
-            self.phase is Phase.SERVING
-            and not self.predecessors.living
-            and self.succession.living is None
-        )
-
     def deadline(self) -> Optional[float]:
-        """Return the moment (time.monotonic) at which `advance()` must be called; None is never."""
+        """Return the moment (time.monotonic) at which a step is due; None: no such moment."""
         times = (
             self.children.due,
-            self._stumbles.again_at,
-            self.departure.ending.deadline(),
+            self.retries.again_at,
+            self.exit.watch.deadline(),
             self.signals.deadline(),
-            self.succession.deadline(),
-            self.manager.deadline(),
-            self.askers.remote.deadline(),
-            self.servers.deadline() if self.life.drains else None,
+            self.readiness.deadline(),
+            self.supervisor.deadline(),
+            self.answers.remote.deadline(),
+            self.listeners.deadline() if self.machine.drains else None,
             *(channel.retry_at for channel in self._channels()),
         )
         return min((t for t in times if t is not None), default=None)
 
-    def _step(self) -> None:
-        """Do what there is to do; an exception in it must not end a server that could go on."""
-        try:
-            self._take_steps()
-        except Exception as error:
-            self._stumbled(error)
-        else:
-            self._stumbles.clear()
-
-    def _stumbled(self, error: Exception) -> None:
-        say, give_up = self._stumbles.note()
-        if say:
-            self.log(
-                log.ERROR,
-                f"{error!r} at {log.where(error)} while {self.phase.value}; this process goes on",
-            )
-        successor = self.succession.successor
-        if give_up and self.phase is Phase.RELOADING and successor is not None:
-            successor.fail(f"this process cannot go on with the reload: {error!r}")
-            self.neighbours.successor_failed(successor)
-
-    def _take_steps(self) -> None:
-        self._called = False
-        self._note_overdue()
-        if self.terminal is not None:
-            self.terminal.look()
-        self.askers.remote.step()
-        self.reports.step()
-        self.estate.step()
-        while self.driver.notes:
-            self._take(self.driver.notes.popleft())
-        self.neighbours.hear_predecessors()
-        self.neighbours.hear_successor()
-        self.succession.reap()
-        self.reload.hand_back()
-        self.neighbours.check_successor()
-        self.drain.start_due()
-        if self.life.drains:
-            self.drain.check()
-            self.neighbours.hear_successor()  # died since, it would leave nobody who accepts
-        # After the last words: what it has taken makes room for more, and nothing tells again.
-        self.migration.step(self.succession.receiver())
-        if self.life.drains:
-            self.departure.check()
-        if self.phase is Phase.DRAINED:
-            self.departure.ending.check()
-        self.manager.check()
-
-    def _note_overdue(self, last: bool = False) -> None:
-        self.driver.notes.extend(map(self.signals.note, self.signals.overdue(last)))
-
-    # -- ends and forks ---------------------------------------------------
+    # -- the interpreter's end --------------------------------------------
 
     def _at_exit(self) -> None:
         """The interpreter ends: no thread of ours may run into its finalization."""
-        if os.getpid() != self.driver.pid:
+        if not self.serving_process():
             return
         last = (
-            self._end_driving,
-            self.departure.last_act,
+            self.exit.end_driving,
+            self.exit.wait_for_others,
             self._pass_on_the_last,
-            self.manager.ended,
+            self.supervisor.ended,
         )
         for part in last:
             try:
                 part()
             except Exception as error:
                 self.log(log.ERROR, f"{error!r} at {log.where(error)} while the program ends")
-        self.askers.remote.leave_open()
-        self.migration.end()
-        self.servers.leave_open()
+        self.answers.remote.leave_open()
+        self.migration.at_exit()
+        self.listeners.at_exit()
         # The neighbours take the end of a channel for the end of this process.
-        self.predecessors.leave_open()
-        self.succession.leave_open()
-
-    def _end_driving(self) -> None:
-        self.driver.exiting = True
-        self.driver.end_helper()
-        with self.driver.lock:  # another server's thread may be in the middle of the last step
-            pass
-        faults.at("exit")
-        if self.life.drains and self.servers.listenings():
-            self.drained()  # the program's way to say so
-            self.advance()
+        self.predecessors.at_exit()
+        successor = self.living_successor
+        if successor is not None:
+            successor.channel.leave_open()
+            self.successor = None
 
     def _pass_on_the_last(self) -> None:
         """Nobody drives any more: what comes from now on is held back, and the successor looks."""
-        if self.succession.living is not None:
+        if self.living_successor is not None:
             block(self.signals.ours(RELOAD))
-            self._note_overdue(last=True)
-            self.advance()
-
-    def _watch_forks(self) -> None:
-        """From now on a forked child would have something of ours; each one pays for the look."""
-        if not self._watches_forks and hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self.signals.before_fork,
-                after_in_parent=self.signals.after_fork,
-                after_in_child=self._in_forked_child,
-            )
-            self._watches_forks = True
+            self.ordering.note_overdue(last=True)
+            self.driver.advance()
+        self.fire(Event.EXITING)
 
     def _in_forked_child(self) -> None:
-        try:
-            self._let_go()
-        finally:
-            self.signals.after_fork()
-
-    def _let_go(self) -> None:
-        """A fork is not a generation: it lets go of all that makes the parent one."""
-        served = self.servers.forked_for()
+        """A fork is not a generation: it gives up all that makes the parent one."""
+        served = self.listeners.forked_for()
         self.driver.in_forked_child()
-        self.askers.remote.close()
-        if self.phase is not Phase.SERVING:
-            self.reports.let_go()
-        self.predecessors.let_go()
-        self.succession.let_go()
+        self.orders.clear()
+        self.answers.remote.close()
+        if not self.machine.at_peace:
+            self.report.in_forked_child()
+        self.predecessors.in_forked_child()
+        if self.living_successor is not None:
+            self.living_successor.channel.close()
+        self.successor = None
         self.children.leaving = []
-        if self.servers.all:  # else it becomes a daemon, and will be what is served
-            self.manager.let_go()
+        if self.listeners.all:  # else it becomes a daemon, and will be what is served
+            self.supervisor.in_forked_child()
         if served is None:
             self.signals.restore()
         else:
             self.signals.in_handler_process()
-        if self.terminal is not None:
-            self.terminal.close()
-        self.servers.let_go(served)
+        if self.ordering.terminal is not None:
+            self.ordering.terminal.close()
+        self.listeners.in_forked_child(served)
 
 
-current = Generation()
+current = ServerProcess()

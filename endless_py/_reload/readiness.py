@@ -1,98 +1,125 @@
-"""Ready: this process's word that it serves, server by server."""
+"""Step 5: ready, listener by listener; this process's word, and its successor's."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
+from contextlib import suppress
 
-from endless_py._handoff.handoff import Predecessor
 from endless_py._reload import hooks
-from endless_py._reload.hooks import Hooks
-from endless_py._reload.inherit import Estate
-from endless_py._reload.life import Life
-from endless_py._reload.machine import Phase
-from endless_py._reload.manager import Manager
-from endless_py._reload.predecessors import Predecessors
-from endless_py._reload.servers import Servers
-from endless_py._reload.serving import Serving
-from endless_py._reload.signals import RELOAD, STOP, Signals
+from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.inherit import Inherit
+from endless_py._reload.listener import Listener
+from endless_py._reload.machine import Event
+from endless_py._reload.signals import RELOAD, STOP
+from endless_py._reload.supervisor import Supervisor
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
+    from endless_py._handoff.predecessor import Predecessor
+    from endless_py._handoff.successor import Successor
+
+ADOPTION_GRACE = 3.0  # seconds from the first ready to "the new code no longer has this address"
+
 
 class Readiness:
-    """Who has said ready, and who waits for the program to say it."""
+    """Who has said ready, who waits for the program to say it, and how far the successor is."""
 
-    def __init__(
-        self,
-        life: Life,
-        servers: Servers,
-        predecessors: Predecessors,
-        estate: Estate,
-        signals: Signals,
-        manager: Manager,
-        hooks: Hooks,
-    ) -> None:
-        self._life = life
-        self._servers = servers
-        self._predecessors = predecessors
-        self._estate = estate
-        self._signals = signals
-        self._manager = manager
-        self._hooks = hooks
-        self._told = False  # that all servers are
+    def __init__(self, process: BaseProcess, inherit: Inherit, supervisor: Supervisor) -> None:
+        self._process = process
+        self._inherit = inherit
+        self._supervisor = supervisor
+        self._lock = threading.Lock()  # two threads may want to say it of the same listener
+        self._told = False  # that all are
         self._called = False  # by the program itself
+        # What the successor has not adopted by then is closed (time.monotonic).
+        self._grace_ends: Optional[float] = None
 
-    def says_itself(self, serving: Serving) -> bool:
+    # -- this process's ---------------------------------------------------
+
+    def said_by_loop(self, listener: Listener) -> bool:
         """Whether to enter this server's loop is to say ready."""
-        return bool(serving.server.ready_on_serve or self._called)
+        return bool(listener.server.ready_on_serve or self._called)
 
     def call(self) -> None:
         """The program says it, for every server whose loop does not."""
         self._called = True
-        self.say([s for s in self._servers.all if s.entered or not s.own_loop])
+        self.say([s for s in self._process.listeners.all if s.entered or not s.own_loop])
 
-    def say(self, servings: list[Serving]) -> None:
-        """Say it for these; raises what a check of the program's raises, and PidFileError."""
-        life = self._life
-        self._hooks.check()
-        parent = self._predecessors.living_parent()
-        orders = self._orders()
-        self._estate.restore_error_output()
-        with life.driver.lock:  # two threads may want to say it of the same server
-            servings = [serving for serving in servings if not serving.ready]
-            for serving in servings:
-                serving.entered = serving.ready = True
-        for serving in servings:
-            serving.accepting = life.phase in (Phase.SERVING, Phase.RELOADING)
-            serving.wake()
-            life.log(log.INFO, f"serves {serving}{' meanwhile' if life.bridge else '; ' + orders}")
+    def say(self, listeners: list[Listener]) -> None:
+        """Say it for these; raises what a check of the program's raises, and PidFileError.
+
+        While another thread runs the checks (or a check calls this) it is said when they have
+        passed, by who runs them. If they fail there, these loops try themselves.
+        """
+        process = self._process
+        for listener in listeners:
+            listener.unchecked = not listener.ready
+        try:
+            if not process.hooks.run_checks():
+                return
+        except BaseException:
+            for listener in process.listeners.all:
+                if listener in listeners:
+                    listener.unchecked = False
+                elif listener.unchecked:
+                    listener.wake()
+            raise
+        said = []
+        with self._lock:
+            for listener in process.listeners.all:
+                if listener.unchecked or (self._called and not listener.own_loop):
+                    listener.unchecked = False
+                    if not listener.ready:
+                        listener.entered = listener.ready = True
+                        said.append(listener)
+        self._inherit.restore_error_output()
+        parent, orders = process.predecessors.living_parent(), self._orders()
+        for listener in said:
+            if process.machine.accepting:
+                listener.move("ready")
+            listener.wake()
+            how = " meanwhile" if process.bridge else f"; {orders}"
+            process.log(log.INFO, f"serves {listener}{how}")
             if parent is not None:
-                index = serving.binding.index if serving.binding is not None else None
+                index = listener.binding.index if listener.binding is not None else None
                 faults.at("ready")
                 self._tell(parent, "ready", index)
-        with life.driver.lock:
-            if self._manager.serves(strict=life.number == 0):
-                self._estate.say_unused()
-            complete = all(s.ready for s in self._servers.all) and not self._told
+        self._complete()
+
+    def _complete(self) -> None:
+        process = self._process
+        if process.generation == 0:
+            self._supervisor.claim_pid_file()
+        with self._lock:
+            complete = all(s.ready for s in process.listeners.all) and not self._told
             self._told = self._told or complete
+        process.leave(Order(None, call=self._tell_supervisor))
         if complete:
-            self._hooks.step(hooks.READY)
+            process.hooks.run_step(hooks.READY)
+
+    def _tell_supervisor(self) -> None:
+        if self._supervisor.serves():
+            self._inherit.say_unused()
 
     def _orders(self) -> str:
         """Say how an operator reloads and stops this process."""
-        pairs = (self._signals.first(RELOAD), "reloads"), (self._signals.first(STOP), "stops")
+        signals = self._process.signals
+        pairs = (signals.first(RELOAD), "reloads"), (signals.first(STOP), "stops")
         known = [(name, verb) for name, verb in pairs if name]
         return ", ".join(
             f"{'kill ' * (not number)}-{name} {f'{os.getpid()} ' * (not number)}{verb}"
             for number, (name, verb) in enumerate(known)
         )
 
-    def say_adopted(self, serving: Serving) -> None:
+    def say_adopted(self, listener: Listener) -> None:
         """Tell the predecessor that this server has bound one of its listeners."""
-        parent, binding = self._predecessors.living_parent(), serving.binding
+        parent, binding = self._process.predecessors.living_parent(), listener.binding
         if parent is not None and binding is not None and binding.index is not None:
             self._tell(parent, "adopted", binding.index)
             faults.at("adopted")
@@ -100,4 +127,78 @@ class Readiness:
     def _tell(self, parent: Predecessor, word: str, index: Optional[int]) -> None:
         parent.say(word, index=index)
         if parent.channel.sending:  # whoever drives has to watch for room in it
-            self._life.driver.wake()
+            self._process.wake()
+
+    # -- the successor's --------------------------------------------------
+
+    def heard_adopted(self, successor: Successor, index: int) -> None:
+        """It has bound this listener."""
+        faults.at("adopted heard")
+        successor.adopted.add(index)
+
+    def heard_ready(self, successor: Successor, index: Optional[int]) -> None:
+        """It serves this listener, or (None) an address of its own."""
+        faults.at("ready heard")
+        if successor.first_ready is None:
+            successor.first_ready = time.monotonic()
+        if index is not None:
+            successor.adopted.add(index)
+            successor.ready.add(index)
+            for listener in self._process.handed[index : index + 1]:
+                listener.owns_path = False
+                listener.move("yield")
+                listener.wake()
+
+    def deadline(self) -> Optional[float]:
+        """Return the moment (time.monotonic) at which `check()` has something to do."""
+        successor = self._process.living_successor
+        if not self._process.machine.awaits or successor is None:
+            return None
+        times = [self._grace_ends]
+        if successor.started is not None:
+            times.append(successor.started + self._process.listeners.ready_timeout())
+        return min((t for t in times if t is not None), default=None)
+
+    def check(self) -> None:
+        """While it is awaited: it is ready once everything is served, or fails in the end."""
+        successor = self._process.living_successor
+        if not self._process.machine.awaits or successor is None:
+            return
+        now = time.monotonic()
+        self._grace_ends = None
+        complete = successor.first_ready is not None
+        for index, listener in enumerate(self._process.handed):
+            if index in successor.ready or not listener.entered:
+                continue
+            if index in successor.adopted:
+                complete = False
+            elif successor.first_ready is not None:
+                grace_ends = successor.first_ready + ADOPTION_GRACE
+                if now < grace_ends:
+                    self._grace_ends, complete = grace_ends, False
+        timeout = self._process.listeners.ready_timeout()
+        if complete:
+            seconds = now - (successor.started or now)
+            self._process.fire(Event.READY, f"{successor} is ready after {seconds:.3f} s")
+        elif successor.started is not None and now >= successor.started + timeout:
+            if successor.child is None:
+                with suppress(OSError):  # its channel is open, so the pid is still its own
+                    os.kill(successor.pid, signal.SIGKILL)
+            successor.fail(f"it was not ready within {timeout:g} s")
+
+    # -- actions ----------------------------------------------------------
+
+    def restart_clock(self, *_: object) -> None:
+        """The kept pid starts the program just now."""
+        if self._process.successor is not None:
+            self._process.successor.started = time.monotonic()
+
+    def take_over(self, *_: object) -> None:
+        """The successor serves: what it has adopted is its own from now on."""
+        process, successor = self._process, self._process.successor
+        assert successor is not None
+        process.predecessors.say("superseded")
+        for index, listener in enumerate(process.handed):
+            listener.migrates_to = index if index in successor.ready else None
+            if index not in successor.adopted and listener.entered and listener.move("close"):
+                process.log(log.INFO, f"the new code has no {listener}; it is closed")

@@ -1,6 +1,6 @@
-"""A kept pid: when its program has ended, this process becomes the new code in place.
+"""Step 7 with a kept pid: when its program has ended, this process becomes the new code in place.
 
-The bridge has everything by then, and hands it back over a channel of its own (`way_back`)
+The bridge has everything by then, and hands it back over a channel of its own (`_way_back`)
 to what this process becomes.
 """
 
@@ -10,67 +10,34 @@ import os
 import sys
 from contextlib import suppress
 
-from endless_py._handoff.channel import Message
-from endless_py._handoff.child import Children
 from endless_py._handoff.command_line import CommandLine
-from endless_py._handoff.handoff import VARIABLE, Successor, replacement_word
-from endless_py._reload.inherit import Estate
-from endless_py._reload.life import Life
-from endless_py._reload.manager import Manager
-from endless_py._reload.predecessors import Predecessors
-from endless_py._reload.servers import Servers
-from endless_py._sockets.listener import Binding
-from endless_py._supervisor import detect as keep_pid
+from endless_py._handoff.greeting import VARIABLE, variable_in_place
+from endless_py._handoff.successor import Successor
+from endless_py._reload.base import BaseProcess
+from endless_py._reload.spawn import Spawn
+from endless_py._reload.supervisor import Supervisor
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
+    from endless_py._handoff.channel import Message
+    from endless_py._sockets.listener import Binding
 
-class Replacement:
+
+class Reexec:
     """Whether this process is to be replaced, and by what means."""
 
-    def __init__(
-        self,
-        life: Life,
-        servers: Servers,
-        children: Children,
-        predecessors: Predecessors,
-        estate: Estate,
-        manager: Manager,
-    ) -> None:
-        self._life = life
-        self._servers = servers
-        self._children = children
-        self._predecessors = predecessors
-        self._estate = estate
-        self._manager = manager
+    def __init__(self, process: BaseProcess, spawn: Spawn, supervisor: Supervisor) -> None:
+        self._process = process
+        self._spawn = spawn
+        self._supervisor = supervisor
         self.due = False  # as soon as the interpreter ends
         self._way_back: Optional[int] = None  # the bridge's channel to what this process becomes
         self._spare: list[tuple[Binding, int]] = []  # the listeners, should the bridge die
-        self._said: Optional[bool] = None
 
-    def keeps_pid(self) -> bool:
-        """Whether the next reload keeps the pid; logged when it is first known."""
-        settings = [getattr(s.server, "keep_pid", "auto") for s in self._servers.all]
-        keeps, why = keep_pid.decide(settings, self._manager.notifier.enabled)
-        said, self._said = self._said, keeps
-        if keeps is not said and (said is not None or self._predecessors.parent is None):
-            kept = "keeps the pid" if keeps else "gives the new process a pid of its own"
-            self._life.log(log.INFO, f"a reload {kept}: {why}")
-        return keeps
-
-    def announce(self) -> None:
-        """In the first generation: say at once what a reload will do."""
-        if self._predecessors.parent is None and self._said is None:
-            self.keeps_pid()
-
-    def is_by(self, successor: Optional[Successor]) -> bool:
-        """Whether this successor is the bridge of ours."""
-        return successor is not None and successor.bridge and not self._life.bridge
-
-    def hear_way_back(self, message: Message) -> None:
+    def heard_hand_back(self, message: Message) -> None:
         """The bridge hands back."""
         if self.due and self._way_back is None:
             self._way_back = message.take()
@@ -82,59 +49,60 @@ class Replacement:
     def keep_spare(self) -> None:
         """Keep the listeners beyond the end of the servers."""
         with suppress(OSError):  # no descriptor left: they are with the bridge alone
-            for binding, descriptor in self._estate.listeners(self._servers.bound()):
+            for binding, descriptor in self._spawn.sockets():
                 self._spare.append((binding, os.dup(descriptor)))
 
-    def drop_spare(self) -> None:
+    # -- actions ----------------------------------------------------------
+
+    def forget_spare(self, *_: object) -> None:
+        """Nobody starts anew here: the address is to be free."""
         while self._spare:
             os.close(self._spare.pop()[1])
 
-    def start_anew(self, bridge: Optional[Successor]) -> None:
+    def replace(self, *_: object) -> None:
         """Start the program anew in this process, as the interpreter's last act."""
-        environment = self._estate.environment(bridge=False)
+        process, bridge = self._process, self._process.successor
+        environment = self._spawn.environment(bridge=False)
         way_back, peer = self._way_back, os.getpid()
         if bridge is not None and way_back is not None:
             peer = bridge.pid
         elif self._spare:
-            self._life.log(log.ERROR, "the bridge has died; the listeners are kept without it")
-            greeting = self._estate.greeting(False, False)
-            way_back = Successor(
-                self._life.number + 1, greeting, self._spare, self._estate.files
-            ).take_end()
+            process.log(log.ERROR, "the bridge has died; the listeners are kept without it")
+            told = self._spawn.greeting(process.generation + 1, False, False, False)
+            way_back = Successor(told, self._spare, process.files).take_end()
         if way_back is not None:
-            children = [*self._children.orphans, *self._children.leaving]
+            children = [*process.children.orphans, *process.children.leaving]
             if bridge is not None and bridge.child is not None:
                 children.append(bridge.child)
-            environment[VARIABLE] = replacement_word(
-                way_back, peer, {c.pid for c in children if c.status is None}
-            )
+            living = {child.pid for child in children if child.status is None}
+            environment[VARIABLE] = variable_in_place(way_back, peer, living)
         try:
-            LastAct(self._estate.command, environment, [] if way_back is None else [way_back])
+            ExecAtExit(self._spawn.command, environment, [] if way_back is None else [way_back])
         except OSError as error:
-            self._life.log(log.ERROR, f"cannot start anew in place: {error}; this process ends")
+            process.log(log.ERROR, f"cannot start anew in place: {error}; this process ends")
             return
-        self._life.log(
-            log.INFO, f"this process, pid {os.getpid()}, starts its program anew in place"
-        )
-        self._manager.pid_file = None  # stays as it is
-        if bridge is not None and bridge.failure is None:
-            bridge.channel.send({"type": "replacing"})
+        process.log(log.INFO, f"this process, pid {os.getpid()}, starts its program anew in place")
+        self._supervisor.pid_file = None  # stays as it is
+        if bridge is not None:
+            bridge.say("starting")
         faults.at("exec")
 
 
-class LastAct:
+class ExecAtExit:
     """Starts a command line in place of this process when the interpreter has finished.
 
     The dictionary of sys is what finalization empties last: every atexit function has run
-    by then, whenever it was registered, and the standard streams are flushed.
+    by then, whenever it was registered, and the standard streams are flushed. So an object
+    that only this dictionary holds is deleted as the very last act, and its `__del__` does the
+    exec. Nothing can be imported any more by then, and modules are empty: all that it needs it
+    has in attributes.
     """
 
-    _NAME = "_endless_py_last_act"
+    _NAME = "_endless_py_exec_at_exit"
 
     def __init__(
         self, command: CommandLine, environment: dict[str, str], descriptors: list[int]
     ) -> None:
-        # Nothing can be imported any more by then, and modules are empty.
         self._executable, self._directory = command.locate(environment)
         self._arguments = [self._executable, *command.arguments[1:]]
         self._environment = environment

@@ -1,48 +1,44 @@
-"""What became of a reload: told to the manager and to those who asked for it, and remembered."""
+"""What became of a reload: told to the supervisor and to those who asked for it, and remembered."""
 
 from __future__ import annotations
 
 import time
 
 from endless_py._handoff.error_output import Capture
-from endless_py._handoff.handoff import Successor
-from endless_py._reload.life import Life
-from endless_py._reload.manager import Manager
+from endless_py._reload.base import BaseProcess
+from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets.poller import READ
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Protocol
+    from typing import Any, Optional, Protocol
+
+    from endless_py._handoff.successor import Successor
 
     class Follower(Protocol):
         """Who is told: a Conversation, or something in this process."""
 
         def send(self, body: dict[str, Any], last: bool = False) -> None: ...
 
-    class Upgrading(Protocol):
-        """An endless_py.upgrade.Updater, which nothing here imports."""
 
-        def look_for(self, check_only: bool, tell: Callable[[dict[str, Any]], None]) -> None: ...
+class Report:
+    """The incumbent's reports. Called by whoever drives."""
 
-        def status(self) -> dict[str, Any]: ...
+    def __init__(self, process: BaseProcess, supervisor: Supervisor) -> None:
+        self._process = process
+        self._supervisor = supervisor
+        self.in_forked_child()
 
-
-class Reports:
-    """The incumbent's reports. One thread at a time calls anything here."""
-
-    def __init__(self, life: Life, manager: Manager) -> None:
-        self._life = life
-        self._manager = manager
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Nothing is known, and nobody waits: so it begins, and in a forked child."""
+    def in_forked_child(self) -> None:
+        """Nothing is known, and nobody waits: so it begins, too."""
         self.last: Optional[dict[str, Any]] = None  # as `state()` shows it
         self._following: list[Follower] = []
         self._waiting: list[Follower] = []  # they asked during a reload, for one after it
         self._capture: Optional[Capture] = None
         self._began = 0.0
+
+    # -- who is told ------------------------------------------------------
 
     def follow(self, follower: Follower) -> bool:
         """Tell this one about the reload that is to begin; whether it is the first to ask."""
@@ -53,10 +49,22 @@ class Reports:
         """Tell this one about the first reload after the present one."""
         self._waiting.append(follower)
 
-    def begins(self) -> None:
-        """A reload begins."""
-        self._manager.reloading()
-        self._began = time.monotonic()
+    def again(self) -> bool:
+        """Whether somebody waits for one more reload, which is to begin now."""
+        self._following, self._waiting = self._following + self._waiting, []
+        return bool(self._following)
+
+    def elsewhere(self, pid: int) -> None:
+        """Another process has to do what was asked for."""
+        self._following = self._moved(self._following, pid)
+
+    @staticmethod
+    def _moved(followers: list[Follower], pid: int) -> list[Follower]:
+        for follower in followers:
+            follower.send({"event": "moved", "pid": pid}, last=True)
+        return []
+
+    # -- the new code's error output --------------------------------------
 
     def capture(self) -> Optional[Capture]:
         """Return where the successor's error output is to go; None: nobody waits for it."""
@@ -77,36 +85,66 @@ class Reports:
         if self._capture is not None:
             self._capture.output.pass_on()
 
+    def _release(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
+
+    # -- how it goes ------------------------------------------------------
+
+    def begins(self, *_: object) -> None:
+        """A reload begins."""
+        self._supervisor.reloading()
+        self._began = time.monotonic()
+
     def started(self, successor: Successor) -> None:
         if self._capture is not None:
             self._capture.given()
         self._tell("started", successor)
 
-    def ready(self, successor: Successor) -> None:
-        """It serves; from its first ready on it has its own error output again."""
+    def ready(self, *_: object) -> None:
+        """The successor serves; from its first ready on it has its own error output again."""
+        successor = self._process.successor
+        assert successor is not None
         seconds = round(time.monotonic() - self._began, 3)
         self._release()
         self.last = {"at": time.time(), "ok": True, "generation": successor.generation}
         self.last["seconds"] = seconds
         self._tell("ready", successor, seconds=seconds)
         self._waiting = self._moved(self._waiting, successor.pid)
+        successor.say("reloaded", report=self.last)
 
-    def elsewhere(self, pid: int) -> None:
-        """Another process has to do what was asked for."""
-        self._following = self._moved(self._following, pid)
+    def failed(self, text: str) -> None:
+        """Nothing came of a reload."""
+        self._failed(text)
 
-    def failed(self, text: str, again: bool = False) -> None:
-        """Nothing came of a reload; again: not for a fault of the new code."""
-        self._life.log(log.ERROR, text)
-        self._manager.reload_failed(text)
-        self._failed(self._life.number + 1, text, again)
+    def cancelled(self, text: str) -> None:
+        """Nothing came of it, for no fault of the new code."""
+        self._failed(text, again=True)
 
-    def died(self, generation: int, why: str) -> None:
+    def _failed(self, text: str, again: bool = False) -> None:
+        self._process.log(log.ERROR, text)
+        self._supervisor.reload_failed(text)
+        self._remember(self._process.generation + 1, text, again)
+
+    def died(self, *_: object) -> None:
         """A successor that served does not any more; this process serves again."""
-        self._failed(generation, why)
-        self._manager.resumed(why)
+        successor = self._process.successor
+        assert successor is not None
+        why = f"generation {successor.generation} died; this one serves again"
+        self._remember(successor.generation, why, again=False)
+        self._supervisor.resumed(why)
 
-    def _failed(self, generation: int, text: str, again: bool = False) -> None:
+    def stopped(self, *_: object) -> None:
+        """This process stops, and nothing comes of a reload any more."""
+        self._supervisor.stopping()
+        self._release()
+        self._following += self._waiting
+        self._waiting = []
+        why = "the server was told to stop"
+        self._end(self._process.generation + 1, why, [], again=True)
+
+    def _remember(self, generation: int, text: str, again: bool) -> None:
         lines: list[str] = []
         if self._capture is not None:
             self._capture.output.pass_on()
@@ -115,30 +153,11 @@ class Reports:
         self.last = {"at": time.time(), "ok": False, "generation": generation, "reason": text}
         self._end(generation, text, lines, again)
 
-    def stopped(self) -> None:
-        """This process stops, and nothing comes of a reload any more."""
-        self._manager.stopping()
-        self._release()
-        self._following += self._waiting
-        self._waiting = []
-        self._end(self._life.number + 1, "the server was told to stop", [], again=True)
-
     def _end(self, generation: int, text: str, lines: list[str], again: bool) -> None:
         body = {"event": "failed", "generation": generation, "reason": text, "output": lines}
         for follower in self._following:
             follower.send({**body, "again": again}, last=True)
         self._following = []
-
-    def again(self) -> bool:
-        """Whether somebody waits for one more reload, which is to begin now."""
-        self._following, self._waiting = self._following + self._waiting, []
-        return bool(self._following)
-
-    @staticmethod
-    def _moved(followers: list[Follower], pid: int) -> list[Follower]:
-        for follower in followers:
-            follower.send({"event": "moved", "pid": pid}, last=True)
-        return []
 
     def _tell(self, event: str, successor: Successor, **more: Any) -> None:
         body = {
@@ -150,8 +169,3 @@ class Reports:
         }
         for follower in self._following:
             follower.send(body)
-
-    def _release(self) -> None:
-        if self._capture is not None:
-            self._capture.close()
-            self._capture = None

@@ -20,23 +20,11 @@ if TYPE_CHECKING:
     Handler = Callable[[int, Optional[FrameType]], None]
 
 _HANDLER_TIME = 0.05  # seconds after a signal in which its handler should have run
-RELOAD, STOP, HAMMER = "reload", "stop", "hammer"
-_ROLES = {"SIGHUP": RELOAD, "SIGTERM": STOP, "SIGINT": STOP, "SIGUSR2": HAMMER}
+RELOAD, STOP, FORCE = "reload", "stop", "hammer"  # as set_signals() calls them
+_ROLES = {"SIGHUP": RELOAD, "SIGTERM": STOP, "SIGINT": STOP, "SIGUSR2": FORCE}
 # It does nothing to a process that has no use for it. Here it wakes one whose only loop is
-# busy, so that it looks who asks for what, and ends a handler that outlasts the hammer.
+# busy, so that it looks who asks for what, and ends a handler that outlasts the force stop.
 CALL = "SIGURG"
-
-
-class Note:
-    """Something to do: an order, or a signal that has none and only hooks.
-
-    name is that of the signal, or of what else asked for it; number is 0 without a signal.
-    """
-
-    def __init__(self, order: Optional[str], name: str, number: int = 0) -> None:
-        self.order = order
-        self.name = name
-        self.number = number
 
 
 class Signals:
@@ -65,10 +53,6 @@ class Signals:
         self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
         self._taken: set[int] = set()  # taken in the handler's place
         self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
-
-    def note(self, number: int) -> Note:
-        """Return what a signal means."""
-        return Note(self.roles.get(number), signal.Signals(number).name, number)
 
     def first(self, role: str) -> str:
         """Return the name of a signal with this role, without SIG; "" when there is none."""
@@ -219,9 +203,9 @@ class Signals:
         self._close_waker()
 
     def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:
-        """It finishes its response; a second order to end, or the hammer, ends it."""
+        """It finishes its response; a second order to end, or to force that, ends it."""
         role = self.roles.get(number)
-        if role == HAMMER:
+        if role == FORCE:
             os._exit(1)
         if role == STOP:
             signal.signal(number, signal.SIG_DFL)

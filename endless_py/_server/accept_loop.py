@@ -1,44 +1,23 @@
-"""The loop of one server: wait without polling, accept, and move the generation on."""
+"""The loop of one server: wait without polling, and drive the process. `requests` does the rest."""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import socketserver
 import threading
 import time
 from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._reload.drain import HandlerCut, say_address
-from endless_py._reload.machine import Phase
-from endless_py._server import forking as forked_handlers
-from endless_py._sockets.connection import Connection
-from endless_py._sockets.listener import Binding, Listener
-from endless_py._sockets.poller import READ, Waiter
-from endless_py._support import log
-from endless_py._support import platform as needs
+from endless_py._server import forking
+from endless_py._server.requests import PLAIN_ACTIONS, Requests
+from endless_py._sockets.listener import Binding
+from endless_py._sockets.poller import READ, Poller
+from endless_py._support import platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
-
-    from endless_py._server.threads import HandlerThreads
-
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_NO_ROOM_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
-_ACCEPTS_PER_TURN = 16  # a signal is looked for in between
-_ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
-_PLAIN_REQUESTS = (socketserver.TCPServer.get_request, socketserver.UDPServer.get_request)
-_PLAIN_METHODS = {
-    "verify_request": socketserver.BaseServer.verify_request,
-    "process_request": socketserver.ThreadingMixIn.process_request,
-}
-_PLAIN_ACTIONS = (
-    socketserver.BaseServer.service_actions,
-    getattr(forked_handlers.StdForkingMixIn, "service_actions", None),
-)
+    from typing import Any, Optional
 
 
 class AcceptLoop:
@@ -56,339 +35,127 @@ class AcceptLoop:
         until: Optional[float] = None,
     ) -> None:
         self._server = server
-        self._serving = server._serving
+        self._listener = server._listener
         self._once = once
         self._until = until
         actions = getattr(type(server), "service_actions", None)
-        self._interval = poll_interval if actions not in _PLAIN_ACTIONS and not once else None
-        self._most = 1
-        self._get_request: Optional[Callable[[], tuple[Any, Any]]] = None
-        if isinstance(server.socket, Listener):  # any other one might wait
-            get_request = getattr(server.get_request, "__func__", None)
-            if get_request is socketserver.UDPServer.get_request:
-                self._get_request = self._get_datagram
-            elif get_request is not socketserver.TCPServer.get_request:
-                self._get_request = self._get_by_override
-            # A class that counts its turns gets one request in each.
-            if get_request in _PLAIN_REQUESTS and actions is _PLAIN_ACTIONS[0] and not once:
-                self._most = _ACCEPTS_PER_TURN
-        self._forks = forked_handlers.is_forking(server)
-        self._threads = isinstance(server, socketserver.ThreadingMixIn) and not self._forks
-        self._process: Callable[[Any, Any, Any], None] = self._process_inline
-        if self._forks:
-            self._process = forked_handlers.fork
-        elif self._threads:
-            self._process = _process_request
-        plain = all(getattr(type(server), name, None) is m for name, m in _PLAIN_METHODS.items())
-        self._reused: Optional[HandlerThreads] = None
-        if server.reuse_threads and self._threads and not once:
-            self._reused = self._reuse_threads()
-        self._serving.steady = plain and self._threads and self._most > 1
-        self._busy = False  # an inline handler has run in this turn
+        self._interval = poll_interval if actions not in PLAIN_ACTIONS and not once else None
+        self._requests = Requests(server, once)
 
     def run(self) -> bool:
         """Serve; with once, return after one request (True) or at the moment until (False)."""
-        current, serving = process.current, self._serving
+        current, listener = process.current, self._listener
         self._prepare_listener()
-        waiter = serving.waiter
-        if waiter is None:
-            waiter = serving.waiter = Waiter()
-        serving.loop_thread = threading.get_ident()
-        serving.settled = None
+        poller = listener.poller
+        if poller is None:
+            poller = listener.poller = Poller()
+        listener.loop_thread = threading.get_ident()
+        listener.settled = None
         finished = True
-        if self._reused is not None:
-            self._reused.begin()
+        self._requests.begin()
         try:
-            current.enter(serving)
-            while not serving.shutdown_requested or self._once:
-                if current.phase is Phase.DRAINED:
+            current.enter(listener)
+            while not listener.shutdown_requested or self._once:
+                if current.released:
                     return False
+                if self._turn(poller) and self._once:
+                    finished = False
+                    return True
                 if self._until is not None and time.monotonic() >= self._until:
                     finished = False
                     return False
-                if self._turn(waiter) and self._once:
-                    finished = False
-                    return True
             return False
         finally:
-            current.leave(serving, finished)
-            serving.loop_thread = None
-            if self._reused is not None:
-                self._reused.end()
+            current.left(listener, finished)
+            listener.loop_thread = None
+            self._requests.end()
 
     def _prepare_listener(self) -> None:
         """The listener is shared with another generation, so nothing may wait on it."""
-        server, serving = self._server, self._serving
-        needs.require()
-        if serving not in process.current.servers.all:
-            if serving.binding is None:  # a program may have bound it without server_bind()
+        server, listener = self._server, self._listener
+        platform.require()
+        if listener not in process.current.listeners.all:
+            if listener.binding is None:  # a program may have bound it without server_bind()
                 with suppress(OSError):
                     address = server.socket.getsockname()
                     family, kind = server.socket.family, server.socket.type
-                    serving.binding = Binding(family, kind, address, address)
-            process.current.add(serving)
+                    listener.binding = Binding(family, kind, address, address)
+            process.current.add(listener)
         if server.socket.type == socket.SOCK_STREAM:
             os.set_blocking(server.fileno(), False)
 
-    def _reuse_threads(self) -> Optional[HandlerThreads]:
-        """Have connections served by threads that have served others before, where that works."""
-        from endless_py._server.threads import HandlerThreads  # late: few servers want it
-
-        if type(self._server).process_request is not socketserver.ThreadingMixIn.process_request:
-            process.current.log(
-                log.WARNING,
-                f"{self._serving} starts a thread for each connection in spite of reuse_threads: "
-                "its class has a process_request() of its own",
-            )
-            return None
-        reused = HandlerThreads(self._server)
-        self._process = reused.process
-        return reused
-
     # -- waiting ----------------------------------------------------------
 
-    def _turn(self, waiter: Waiter) -> bool:
+    def _turn(self, poller: Poller) -> bool:
         """Wait once and do what there is to do; whether a request was handled."""
-        current, server, serving = process.current, self._server, self._serving
-        listener: int = server.fileno() if serving.accepting and self._has_room() else -1
+        current, server, listener = process.current, self._server, self._listener
+        if listener.unchecked:  # the thread that ran the program's checks has failed
+            current.readiness.say([listener])
+        accepts: int = server.fileno() if listener.accepting and self._requests.has_room() else -1
         wait, ends = None, None
-        if serving.settled != (listener, current.driver.concern(serving)):
-            ends = self._plan(waiter, listener)
+        if listener.settled != (accepts, current.driver.concern(listener)):
+            ends = self._plan(poller, accepts)
             wait = None if ends is None else max(0.0, ends - time.monotonic())
-        if serving.arrivals:
+        if listener.arrivals:
             wait = 0.0
         if self._interval is not None:
             wait = self._interval if wait is None else min(wait, self._interval)
-        ready, woken = waiter.wait(wait)
-        if serving.shutdown_requested and not self._once:
+        ready, woken = poller.wait(wait)
+        if listener.shutdown_requested and not self._once:
             return False
-        acceptable = listener in ready
-        ready.discard(listener)
+        acceptable = accepts in ready
+        ready.discard(accepts)
         if ready or woken or ends is not None:
             self._look_elsewhere(ready, woken, ends)
         handled = False
         try:
-            if serving.closing and not serving.queue_served:
-                self._serve_queue()
+            if listener.serves_queue:
+                self._requests.serve_queue()
             elif acceptable:
-                handled = self._accept()
-            if serving.arrivals:
-                handled = self._serve_arrivals() or handled
+                handled = self._requests.accept()
+            if listener.arrivals:
+                handled = self._requests.serve_arrivals() or handled
         finally:
-            if self._busy:
-                self._busy = False
-                current.driver.free(serving)
+            self._requests.end_of_turn()
         server.service_actions()
         return handled
 
-    def _plan(self, waiter: Waiter, listener: int) -> Optional[float]:
+    def _plan(self, poller: Poller, accepts: int) -> Optional[float]:
         """Watch what can happen; return until when (time.monotonic) at most, None is for ever.
 
-        Where nothing is due, and this loop does not lead or the process has no neighbour,
-        `serving.settled` says so with all that this depends on: the next turns need no plan.
+        accepts is the listener's descriptor, -1 where nothing is to be accepted. Where nothing is
+        due, and this loop does not lead or the process has no neighbour, `listener.settled` says
+        so with all that this depends on: the next turns need no plan.
         """
-        current, serving = process.current, self._serving
-        concern, leads = current.driver.concern(serving), current.driver.leads(serving)
+        current, listener = process.current, self._listener
+        concern, leads = current.driver.concern(listener), current.driver.leads(listener)
         watched = current.watched() if leads else {}
-        if listener >= 0:
-            watched[listener] = READ
+        if accepts >= 0:
+            watched[accepts] = READ
         retry = None
-        if serving.home is not None:
-            watched[serving.home.fileno()] = READ
-        for child in list(serving.connections.children.values()):
-            if child.retry_at is None:
-                watched[child.alive] = READ
+        for handler in list(listener.connections.forked.values()):
+            if handler.retry_at is None:
+                watched[handler.channel.fileno()] = READ
             else:
-                retry = min(retry or child.retry_at, child.retry_at)
-        waiter.watch(watched)
+                retry = min(retry or handler.retry_at, handler.retry_at)
+        poller.watch(watched)
         deadlines = [current.deadline() if leads else None, self._until, retry]
-        if serving.accepting:
-            deadlines.append(serving.paused_until)
+        if listener.accepting:
+            deadlines.append(listener.paused_until)
         ends = min((t for t in deadlines if t is not None), default=None)
         settled = ends is None and (current.alone() or not leads)
-        serving.settled = (listener, concern) if settled else None
+        listener.settled = (accepts, concern) if settled else None
         return ends
 
     def _look_elsewhere(self, ready: set[int], woken: bool, ends: Optional[float]) -> None:
         """Something other than the listener is ready, somebody has called, or it is time."""
-        current, serving = process.current, self._serving
-        if serving.home is not None and ready:
-            # Before its child is reaped, so that the connection is counted all the time.
-            for traveller in serving.home.receive():
-                current.migration.add(serving, traveller)
-        if serving.connections.children:
-            others = ready - {child.alive for child in serving.connections.children.values()}
-            forked_handlers.reap(self._server, ready)
-            ready = others
+        current, listener = process.current, self._listener
+        if listener.connections.forked:
+            forked = {h.channel.fileno() for h in listener.connections.forked.values()}
+            # Before its handler is reaped, so that a connection is counted all the time.
+            forking.receive(self._server, ready)
+            forking.reap(self._server, ready)
+            ready = ready - forked
         due = woken or (ends is not None and time.monotonic() >= ends)
-        if ready or (due and current.driver.leads(serving)):
-            current.advance()
-
-    def _has_room(self) -> bool:
-        serving = self._serving
-        if serving.paused_until is not None:
-            if time.monotonic() < serving.paused_until:
-                return False
-            serving.paused_until = None
-        if self._forks:
-            most: int = self._server.max_children
-            return len(self._server.active_children or ()) < most
-        return self._has_handler()
-
-    def _has_handler(self) -> bool:
-        """Whether max_handlers allows one more."""
-        most = self._server.max_handlers
-        if most is None or not self._threads:
-            return True
-        serving = self._serving
-        # Set before the look: a handler that ends after it finds it set, and wakes the loop.
-        serving.full = True
-        if len(serving.connections) < most:
-            serving.full = False
-        return not serving.full
-
-    # -- requests ---------------------------------------------------------
-
-    def _accept(self) -> bool:
-        """Take some requests; whether this server accepts."""
-        current, server, serving = process.current, self._server, self._serving
-        most = self._most
-        serving.in_accept = True
-        try:
-            # Looked at after in_accept is set: whoever forbids accepting looks the other way.
-            if not serving.accepting:
-                return False
-            while self._handle_one():
-                most -= 1
-                if (
-                    most <= 0
-                    or not serving.accepting
-                    or not (server.max_handlers is None or self._has_handler())
-                    or current.driver.notes
-                    or current.phase is not Phase.SERVING
-                    or serving.shutdown_requested
-                ):
-                    break
-            return True
-        finally:
-            serving.in_accept = False
-            if not serving.accepting:
-                current.wake()
-
-    def _serve_queue(self) -> None:
-        """Serve what clients were already promised a place for, then close the listener.
-
-        Where the handlers are bounded it is called again when one has ended.
-        """
-        serving = self._serving
-        serving.in_accept = served = True
-        try:
-            while self._has_handler():
-                if not self._handle_one():
-                    with suppress(OSError):
-                        self._server.socket.close()
-                    return
-            served = False
-        finally:
-            serving.in_accept = False
-            if served:
-                serving.queue_served = True
-                process.current.wake()
-
-    def _serve_arrivals(self) -> bool:
-        """Serve connections that came without an accept; whether there was one."""
-        serving = self._serving
-        serving.in_accept = True
-        try:
-            for served in range(1 if self._once else _ARRIVALS_PER_TURN):
-                if not serving.arrivals:
-                    return served > 0
-                traveller = serving.arrivals.popleft()
-                # A client that reset its connection on the way would make the handler raise.
-                if serving.cut or traveller.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                    traveller.socket.close()
-                    continue
-                connection = Connection(traveller.socket, traveller.client_address)
-                connection.arrived_with = traveller.state
-                connection.refused_for = traveller.refused_for
-                self._handle(connection)
-            return True
-        finally:
-            serving.in_accept = False
-            if not serving.accepting:
-                process.current.wake()
-
-    def _get_datagram(self) -> tuple[Any, Any]:
-        """As UDPServer.get_request(), without ever waiting."""
-        server = self._server
-        data, client_address = server.socket.receive(server.max_packet_size)
-        return (data, server.socket), client_address
-
-    def _get_by_override(self) -> tuple[Any, Any]:
-        """Have a subclass get the request; the listener sees to it that it does not wait."""
-        server, listener = self._server, self._server.socket
-        listener.receiver = self._serving.loop_thread
-        try:
-            request: tuple[Any, Any] = server.get_request()
-            return request
-        finally:
-            listener.receiver = None
-
-    def _handle_one(self) -> bool:
-        """As socketserver's _handle_request_noblock(); whether there was a request."""
-        try:
-            request, client_address = (self._get_request or self._server.get_request)()
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                self._pause(error)
-            return False
-        self._handle(Connection(request, client_address))
-        return True
-
-    def _handle(self, connection: Connection) -> None:
-        """Count the connection from here on, and have it handled."""
-        server = self._server
-        request, client_address = connection.request, connection.client_address
-        self._serving.connections.active[id(request)] = connection
-        try:
-            if server.verify_request(request, client_address):
-                self._process(server, request, client_address)
-            else:
-                server.shutdown_request(request)
-        except Exception:
-            server.handle_error(request, client_address)
-            server.shutdown_request(request)
-        except BaseException:
-            server.shutdown_request(request)
-            raise
-
-    def _process_inline(self, server: Any, request: Any, client_address: Any) -> None:
-        """The handler may run in this thread and hold the loop as long as it likes."""
-        serving, current = self._serving, process.current
-        serving.inline_thread = serving.loop_thread
-        try:
-            if not self._busy:
-                self._busy = True
-                current.driver.busy(serving)
-            server.process_request(request, client_address)
-        except HandlerCut:
-            current.log(log.WARNING, f"the handler of {say_address(client_address)} was ended")
-            server.shutdown_request(request)
-        finally:
-            serving.inline_cut = False
-            serving.inline_thread = None
-
-    def _pause(self, error: OSError) -> None:
-        """Without a free descriptor the listener stays readable: do not spin on it."""
-        serving, now = self._serving, time.monotonic()
-        serving.paused_until = now + _NO_ROOM_PAUSE
-        if now >= serving.no_room_logged + 1:
-            serving.no_room_logged = now
-            process.current.log(
-                log.ERROR,
-                f"cannot accept on {serving}: {error.strerror}; clients wait until there is room",
-            )
-
-
-def _process_request(server: Any, request: Any, client_address: Any) -> None:
-    server.process_request(request, client_address)
+        if ready or (due and current.driver.leads(listener)):
+            current.driver.advance(listener)

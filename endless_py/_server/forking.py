@@ -1,24 +1,28 @@
 """Handlers in processes of their own: forked, watched, reaped.
 
-The end of each one is seen as the end of a pipe that only it holds open: no polling, no SIGCHLD.
+Each has one end of a socket pair that only it holds open, and the server the other: a connection
+that migrates comes over it, in a message of the handoff's channel, and its end tells the
+handler's end. No polling, no SIGCHLD.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import socketserver
 import time
 
+from endless_py._handoff.channel import Channel
 from endless_py._reload import process
-from endless_py._sockets.connection import Child
-from endless_py._sockets.traveller import Home
+from endless_py._sockets.connection import ForkedHandler, MigratingConnection
+from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
-_RETRY = 0.01  # seconds between looks at a child that let go of its pipe but lives
+_RETRY = 0.01  # seconds between looks at a child that let go of its end but lives
 StdForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())
 
 
@@ -27,45 +31,74 @@ def is_forking(server: Any) -> bool:
 
 
 def fork(server: Any, request: Any, client_address: Any) -> None:
-    """Fork the handler with a pipe whose end tells its end."""
-    serving = server._serving
+    """Fork the handler with an end of a socket pair."""
+    listener = server._listener
     children: set[int] = set(server.active_children or ())
-    if serving.home is None and server.socket.type == socket.SOCK_STREAM:
-        serving.home = Home()
-        serving.settled = None  # it is to be watched
-    alive, held = os.pipe()
+    ours, its = socket.socketpair()
+    listener.handler_end = its
     try:
-        with process.current.servers.forking(serving):
+        with process.current.listeners.forking(listener):
             server.process_request(request, client_address)
     except BaseException:
-        os.close(alive)
+        ours.close()
         raise
     finally:
-        os.close(held)
+        listener.handler_end = None
+        its.close()
     new = set(server.active_children or ()) - children
+    if len(new) != 1:
+        ours.close()  # it was not forked, or more than once: nobody can tell whose end that is
     for pid in new:
-        serving.connections.children[pid] = Child(pid, alive, client_address)
+        listener.connections.forked[pid] = ForkedHandler(pid, ours, client_address)
     if len(new) == 1:
-        serving.waiter.add(alive)
-    else:
-        os.close(alive)
+        listener.poller.add(ours.fileno())
+
+
+def send_home(listener: Any, connection: MigratingConnection) -> None:
+    """In a forked handler: send its connection to the serving process."""
+    channel = Channel(listener.handler_end)
+    channel.send({"type": "connection", **connection.to_json()}, (connection.socket.fileno(),))
+    poll = select.poll()
+    poll.register(channel, select.POLLOUT)
+    while channel.sending:  # more than there is room for at once
+        poll.poll()
+        channel.flush()
+
+
+def receive(server: Any, ready: set[int]) -> None:
+    """Take the connections that came home, before their handlers are reaped."""
+    listener = server._listener
+    for handler in list(listener.connections.forked.values()):
+        if handler.channel.fileno() not in ready:
+            continue
+        try:
+            handler.receiver = handler.receiver or Channel(handler.channel)
+            messages = handler.receiver.receive()
+        except (ChannelClosed, ChannelError):
+            continue
+        for message in messages:
+            descriptor = message.take()
+            if descriptor is not None:
+                found = MigratingConnection.from_json(message.body, descriptor)
+                process.current.migration.add(listener, found)
+            message.close()
 
 
 def reap(server: Any, ready: set[int]) -> None:
-    """Reap the handlers whose pipes are ready."""
-    serving, now = server._serving, time.monotonic()
-    children = serving.connections.children
-    for child in list(children.values()):
-        if child.alive not in ready and (child.retry_at is None or now < child.retry_at):
+    """Reap the handlers whose ends are closed."""
+    listener, now = server._listener, time.monotonic()
+    for handler in list(listener.connections.forked.values()):
+        descriptor = handler.channel.fileno()
+        if descriptor not in ready and (handler.retry_at is None or now < handler.retry_at):
             continue
         try:
-            if os.waitpid(child.pid, os.WNOHANG)[0] == 0:
-                child.retry_at = now + _RETRY
-                serving.settled = None
+            if os.waitpid(handler.pid, os.WNOHANG)[0] == 0:
+                handler.retry_at = now + _RETRY
+                listener.settled = None
                 continue
         except ChildProcessError:
             pass  # reaped by another part of the program
-        _forget(server, child)
+        _forget(server, handler)
 
 
 def collect(self: Any, *, blocking: bool = False) -> None:
@@ -73,26 +106,27 @@ def collect(self: Any, *, blocking: bool = False) -> None:
 
     Above max_children the loop does not accept, so there is nothing to wait for there.
     """
-    children = self._serving.connections.children
+    forked = self._listener.connections.forked
     for pid in list(self.active_children or ()):
         try:
             if os.waitpid(pid, 0 if blocking else os.WNOHANG)[0] == 0:
                 continue
         except ChildProcessError:
             pass
-        child = children.get(pid)
-        if child is not None:
-            _forget(self, child)
+        handler = forked.get(pid)
+        if handler is not None:
+            receive(self, {handler.channel.fileno()})
+            _forget(self, handler)
         else:
             self.active_children.discard(pid)
 
 
-def _forget(server: Any, child: Child) -> None:
-    serving = server._serving
-    if serving.waiter is not None:
-        serving.waiter.discard(child.alive)
-    os.close(child.alive)
-    del serving.connections.children[child.pid]
-    server.active_children.discard(child.pid)
-    if not serving.accepting:
+def _forget(server: Any, handler: ForkedHandler) -> None:
+    listener = server._listener
+    if listener.poller is not None:
+        listener.poller.discard(handler.channel.fileno())
+    handler.channel.close()
+    del listener.connections.forked[handler.pid]
+    server.active_children.discard(handler.pid)
+    if not listener.accepting:
         process.current.wake()  # it may have been the last one of a drain

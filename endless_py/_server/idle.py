@@ -13,9 +13,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._reload.drain import say_address
-from endless_py._sockets.connection import Beacon, Connection
-from endless_py._sockets.traveller import MAX_STATE
+from endless_py._sockets.connection import MAX_STATE, Connection, DrainSignal, say_address
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -29,9 +27,9 @@ class Boundary:
     """What one handler needs to wait at its boundaries."""
 
     def __init__(self, handler: Any) -> None:
-        self._serving = handler.server._serving
-        self._connection: Optional[Connection] = self._serving.connections.get(handler.request)
-        self._beacon: Optional[Beacon] = None
+        self._listener = handler.server._listener
+        self._connection: Optional[Connection] = self._listener.connections.get(handler.request)
+        self._drain_signal: Optional[DrainSignal] = None
         self._poll: Any = None
         self._drain_seen = 0.0
 
@@ -40,17 +38,17 @@ class Boundary:
         return self._connection.arrived_with if self._connection is not None else None
 
     def draining(self) -> bool:
-        beacon = self._serving.beacon
-        return beacon is not None and beacon.lit()
+        drain_signal = self._listener.drain_signal
+        return drain_signal is not None and drain_signal.was_sent()
 
     def can_migrate(self, handler: Any) -> bool:
         """Whether the connection can be served by the successor from here on."""
-        connection, beacon = self._connection, self._serving.beacon
+        connection, drain_signal = self._connection, self._listener.drain_signal
         return (
             connection is not None
-            and beacon is not None
-            and beacon.migrate()
-            and connection.refused_for is not beacon
+            and drain_signal is not None
+            and drain_signal.migrate()
+            and connection.refused_for is not drain_signal
             # TLS and whatever else wraps a socket has state that no descriptor carries.
             and type(handler.request) is socket.socket
             and getattr(handler, "connection", handler.request) is handler.request
@@ -77,25 +75,25 @@ class Boundary:
             if self.draining():
                 if self.can_migrate(handler) and self._leave(handler):
                     return False
-                if self._beacon is not None or self._poll is None:
-                    self._beacon, self._poll = None, select.poll()
+                if self._drain_signal is not None or self._poll is None:
+                    self._drain_signal, self._poll = None, select.poll()
                     self._poll.register(descriptor, select.POLLIN)
                     self._drain_seen = time.monotonic()
                 grace = self._drain_seen + handler.server.keepalive_grace
-            elif self._poll is None or self._beacon is not self._serving.beacon:
-                self._beacon, self._poll = self._serving.beacon, select.poll()
+            elif self._poll is None or self._drain_signal is not self._listener.drain_signal:
+                self._drain_signal, self._poll = self._listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
-                if self._beacon is not None:
-                    self._poll.register(self._beacon.fileno(), select.POLLIN)
+                if self._drain_signal is not None:
+                    self._poll.register(self._drain_signal.fileno(), select.POLLIN)
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace
             wait = None if ends is None else max(0.0, ends - time.monotonic()) * 1000
             if self._connection is not None:
-                self._connection.idle = True
+                self._connection.move("waits")
             ready = self._poll.poll(wait)
             if self._connection is not None:
-                self._connection.idle = False
+                self._connection.move("speaks")
             if descriptor in dict(ready):
                 return True
             if ready:
@@ -112,7 +110,7 @@ class Boundary:
         state = b"" if save is None else bytes(save())
         assert self._connection is not None
         if len(state) > MAX_STATE:
-            self._connection.refused_for = self._serving.beacon
+            self._connection.refused_for = self._listener.drain_signal
             process.current.log(
                 log.ERROR,
                 f"{say_address(handler.client_address)} cannot migrate: save_state() returned "
@@ -123,6 +121,7 @@ class Boundary:
             handler.wfile.flush()
         handler.migrating = True
         self._connection.leaves_with = state
+        self._connection.move("leaves")
         return True
 
 

@@ -10,16 +10,13 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._reload.machine import Phase
-from endless_py._reload.serving import Serving
-from endless_py._server import forking as forked_handlers
-from endless_py._server import http as http_connections
+from endless_py._reload.listener import Listener
+from endless_py._server import forking, http
 from endless_py._server.accept_loop import AcceptLoop
-from endless_py._sockets.connection import Connection
-from endless_py._sockets.listener import Listener
-from endless_py._sockets.traveller import Traveller
-from endless_py._supervisor import detect as keep_pid
-from endless_py._support import platform as needs
+from endless_py._sockets.connection import Connection, MigratingConnection
+from endless_py._sockets.listener import ListenerSocket
+from endless_py._supervisor import detect
+from endless_py._support import platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -27,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class _Record:
-    """The server's Serving, made when it is first asked for; from then on a plain attribute."""
+    """The server's Listener, made when it is first asked for; from then on a plain attribute."""
 
-    def __get__(self, server: Any, owner: Optional[type] = None) -> Serving:
-        found: Serving = vars(server).setdefault("_serving", Serving(server))
+    def __get__(self, server: Any, owner: Optional[type] = None) -> Listener:
+        found: Listener = vars(server).setdefault("_listener", Listener(server))
         return found
 
 
@@ -75,7 +72,7 @@ class GracefulMixIn:
     drain_timeout = 60.0
     ready_timeout = 60.0
     keepalive_grace = 5.0
-    keep_pid: keep_pid.Setting = "auto"
+    keep_pid: detect.Setting = "auto"
     tcp_nodelay = True
     max_handlers: Optional[int] = None
     reuse_threads = False
@@ -93,35 +90,35 @@ class GracefulMixIn:
         super().__init_subclass__(**arguments)
         # A ForkingMixIn to the left of this class (whole files swapped have that) would
         # wait for any child at max_children, block the loop, and reap the successor.
-        forking = getattr(forked_handlers.StdForkingMixIn, "collect_children", None)
-        if forking is not None and getattr(cls, "collect_children", None) is forking:
-            cls.collect_children = forked_handlers.collect  # type: ignore[attr-defined]
+        std = getattr(forking.StdForkingMixIn, "collect_children", None)
+        if std is not None and getattr(cls, "collect_children", None) is std:
+            cls.collect_children = forking.collect  # type: ignore[attr-defined]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        needs.require()
-        keep_pid.check(self.keep_pid)
+        platform.require()
+        detect.check(self.keep_pid)
         most = self.max_handlers
         if most is not None and (not isinstance(most, int) or most < 1):
             raise ValueError(f"max_handlers must be None or at least 1, not {most!r}")
         super().__init__(*arguments, **keywords)
 
-    _serving = _Record()
+    _listener = _Record()
 
     # socketserver keeps this flag under a mangled name, and programs set it by that name
     # to stop a server from one of its handlers; here that has to wake the loop.
     @property
     def _BaseServer__shutdown_request(self) -> bool:
-        return self._serving.shutdown_requested
+        return self._listener.shutdown_requested
 
     @_BaseServer__shutdown_request.setter
     def _BaseServer__shutdown_request(self, value: bool) -> None:
-        self._serving.shutdown_requested = value
+        self._listener.shutdown_requested = value
         if value:
-            self._serving.wake()
+            self._listener.wake()
 
     def shutdown(self) -> None:
         """Stop serve_forever(), without a drain; wait for its end unless it is the caller."""
-        if self._serving.loop_thread == threading.get_ident():
+        if self._listener.loop_thread == threading.get_ident():
             self._BaseServer__shutdown_request = True
             return
         super().shutdown()  # type: ignore[misc]
@@ -130,9 +127,9 @@ class GracefulMixIn:
 
     def server_bind(self) -> None:
         """Bind, or adopt the predecessor's listener for the same address."""
-        needs.require()
+        platform.require()
         process.current.dry_start.end_here()
-        self.socket = Listener.wrap(self.socket, process.current.estate.inheritance)
+        self.socket = ListenerSocket.wrap(self.socket, process.current.received)
         super().server_bind()  # type: ignore[misc]
         if self.socket.family != getattr(socket, "AF_UNIX", None) and (
             self.socket.type == socket.SOCK_STREAM
@@ -140,14 +137,15 @@ class GracefulMixIn:
             # Accepted connections inherit it from the listener.
             with suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.tcp_nodelay)
-        self._serving.binding = self.socket.binding
-        self._serving.accepting = bool(self.ready_on_serve)
-        process.current.add(self._serving)
-        process.current.readiness.say_adopted(self._serving)
+        self._listener.binding = self.socket.binding
+        if not self.ready_on_serve:
+            self._listener.hold()
+        process.current.add(self._listener)
+        process.current.readiness.say_adopted(self._listener)
 
     def server_close(self) -> None:
         """Close the listener; a Unix path that is still ours goes too."""
-        process.current.remove(self._serving)
+        process.current.remove(self._listener)
         super().server_close()  # type: ignore[misc]
 
     # -- the loop ---------------------------------------------------------
@@ -177,7 +175,7 @@ class GracefulMixIn:
         timeout = min((t for t in timeouts if t is not None), default=None)
         until = None if timeout is None else time.monotonic() + timeout
         handled = AcceptLoop(self, once=True, until=until).run()
-        if process.current.phase is Phase.DRAINED:
+        if process.current.released:
             self._raise_interrupt()
             raise SystemExit(0)
         if not handled:
@@ -187,8 +185,8 @@ class GracefulMixIn:
     def _raise_interrupt() -> None:
         current = process.current
         in_main = threading.current_thread() is threading.main_thread()
-        if current.phase is Phase.DRAINED and current.stopping.interrupted and in_main:
-            current.stopping.interrupted = False
+        if current.released and current.stop.interrupted and in_main:
+            current.stop.interrupted = False
             raise KeyboardInterrupt
 
     # -- one request ------------------------------------------------------
@@ -196,7 +194,7 @@ class GracefulMixIn:
     def finish_request(self, request: Any, client_address: Any) -> None:
         """As socketserver's, with a handler class that knows about the drain."""
         given = self.RequestHandlerClass
-        prepared = self._serving.prepared
+        prepared = self._listener.prepared
         if prepared[0] is not given:
             prepared = self._prepare(given)
         if prepared[1] is None:
@@ -205,19 +203,19 @@ class GracefulMixIn:
             prepared[1](request, client_address, self)
 
     def _prepare(self, given: Any) -> tuple[Any, Any]:
-        handler = http_connections.prepare(given)
+        handler = http.prepare(given)
         finish = getattr(super().finish_request, "__func__", None)  # type: ignore[misc]
         if finish is socketserver.BaseServer.finish_request:
             prepared: tuple[Any, Any] = (given, handler)
         else:  # a class to the right has one of its own, which makes its handlers itself
             self.RequestHandlerClass = handler
             prepared = (handler, None)
-        self._serving.prepared = prepared
+        self._listener.prepared = prepared
         return prepared
 
     def shutdown_request(self, request: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
-        connection = self._serving.connections.active.get(id(request))
+        connection = self._listener.connections.active.get(id(request))
         if connection is not None and connection.leaves_with is not None:
             self.close_request(request)
         else:
@@ -225,8 +223,8 @@ class GracefulMixIn:
 
     def close_request(self, request: Any) -> None:
         """As socketserver's; the connection is not active any more, and may migrate now."""
-        serving = self._serving
-        active = serving.connections.active
+        listener = self._listener
+        active = listener.connections.active
         leaves = False
         try:
             connection = active.get(id(request))
@@ -238,23 +236,26 @@ class GracefulMixIn:
             # A second call for the same one is harmless. One that leaves has to be looked at even
             # where nobody drains any more: the successor may have died since.
             if active.pop(id(request), None) is not None and (
-                leaves or not serving.accepting or serving.paused_until is not None or serving.full
+                leaves
+                or not listener.accepting
+                or listener.paused_until is not None
+                or listener.full
             ):
-                serving.paused_until = None
-                serving.full = False
-                serving.wake()
+                listener.paused_until = None
+                listener.full = False
+                listener.wake()
                 process.current.wake()
 
     def _send_off(self, connection: Connection) -> None:
         """Its handler has ended: take the socket away from it and let it migrate."""
-        serving, request, state = self._serving, connection.request, connection.leaves_with
+        listener, request, state = self._listener, connection.request, connection.leaves_with
         connection.leaves_with = None
         timeout = request.gettimeout()
         sock = socket.socket(fileno=request.detach())
         sock.settimeout(timeout)
-        traveller = Traveller(sock, connection.client_address, state or b"")
-        if serving.in_child and serving.home is not None:
-            serving.home.send(traveller)
+        migrating = MigratingConnection(sock, connection.client_address, state or b"")
+        if listener.in_child and listener.handler_end is not None:
+            forking.send_home(listener, migrating)
             sock.close()
         else:
-            process.current.migration.add(serving, traveller)
+            process.current.migration.add(listener, migrating)

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._reload.drain import say_address
+from endless_py._sockets.connection import say_address
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -74,7 +74,7 @@ class TLSMixIn:
 
     def finish_request(self: Any, request: Any, client_address: Any) -> None:
         """Make the handshake, then handle the request on the encrypted connection."""
-        connection = self._serving.connections.get(request)
+        connection = self._listener.connections.get(request)
         encrypted = self.context.wrap_socket(
             request, server_side=True, do_handshake_on_connect=False
         )

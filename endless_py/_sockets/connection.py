@@ -1,18 +1,49 @@
-"""Which handlers are active: counting them from accept on, and ending what outlasts a drain."""
+"""Connections: which are active, from accept on; where one of them is on its way to a successor.
+
+A connection has a state, in a table as the process has (see `_reload/machine.py`).
+"""
 
 from __future__ import annotations
 
-import functools
+import binascii
+import enum
 import os
 import signal
 import socket
-import threading
 import time
 from contextlib import suppress
 
+from endless_py._sockets.listener import address_from_json, address_to_json
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Optional
+    from typing import Any, Optional
+
+_LONGEST_TIMEOUT = 2.0**31  # seconds
+MAX_STATE = 65536  # bytes of state that one connection may carry
+
+
+class ConnectionState(enum.Enum):
+    ACTIVE = "active"  # its handler works
+    IDLE = "idle"  # its handler waits at a message boundary
+    LEAVING = "leaving"  # its handler ends, and it will be sent to the successor
+    SENT = "sent"  # the successor has it, or will refuse it
+    GONE = "gone"  # the successor has said that it has it
+    REFUSED = "refused"  # it is to be served here after all
+
+
+_S = ConnectionState
+
+# (state, event) -> state; every other pair is a bug
+CONNECTION_TABLE: dict[tuple[ConnectionState, str], ConnectionState] = {
+    (_S.ACTIVE, "waits"): _S.IDLE,
+    (_S.IDLE, "speaks"): _S.ACTIVE,
+    (_S.ACTIVE, "leaves"): _S.LEAVING,
+    (_S.LEAVING, "sent"): _S.SENT,
+    (_S.LEAVING, "stays"): _S.REFUSED,
+    (_S.SENT, "taken"): _S.GONE,
+    (_S.SENT, "stays"): _S.REFUSED,
+}
 
 
 class Connection:
@@ -23,15 +54,23 @@ class Connection:
     """
 
     arrived_with: Optional[bytes] = None
-    refused_for: Optional[Beacon] = None
+    refused_for: Optional[DrainSignal] = None
     leaves_with: Optional[bytes] = None
-    idle = False  # waits at a message boundary; not known of forked handlers
     transport: Any = None  # the socket that has its descriptor, where that is another one (TLS)
+    state = ConnectionState.ACTIVE  # IDLE is not known of forked handlers
 
     def __init__(self, request: Any, client_address: Any) -> None:
         self.request = request
         self.client_address = client_address
         self.since = time.monotonic()
+
+    @property
+    def idle(self) -> bool:
+        return self.state is ConnectionState.IDLE
+
+    def move(self, event: str) -> None:
+        """Go where an event of the table leads; raises KeyError for a pair that it has not."""
+        self.state = CONNECTION_TABLE[self.state, event]
 
     def cut(self) -> None:
         """Make every read and write of its handler end at once."""
@@ -42,12 +81,19 @@ class Connection:
                 socket.socket.shutdown(transport, socket.SHUT_RDWR)
 
 
-class Child:
-    """A forked handler. Its end is seen as the end of a pipe that only it holds open."""
+class ForkedHandler:
+    """A handler's process, as its server sees it.
 
-    def __init__(self, pid: int, alive: int, client_address: Any) -> None:
+    `channel` is the server's end of a socket pair whose other end only that process holds open: a
+    connection that migrates comes over it, and its end tells the process's end.
+    """
+
+    idle = False
+
+    def __init__(self, pid: int, channel: socket.socket, client_address: Any) -> None:
         self.pid = pid
-        self.alive = alive
+        self.channel = channel
+        self.receiver: Any = None  # the Channel on it, made when something comes
         self.client_address = client_address
         self.since = time.monotonic()
         self.retry_at: Optional[float] = None
@@ -58,7 +104,7 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
 
 
-class Beacon:
+class DrainSignal:
     """A drain made visible to every handler of a server at once, forked ones included.
 
     It is a socket pair: its reading end becomes readable, for all and for good, when the
@@ -70,39 +116,39 @@ class Beacon:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._local = True
-        self._lit = False
+        self._sent = False
         self._migrate = False
 
     def fileno(self) -> int:
         return self._reader.fileno()
 
-    def light(self, migrate: bool) -> None:
-        """Start the drain for everybody who can see this beacon."""
-        if not self._lit:
-            self._migrate, self._lit = migrate, True
+    def send(self, migrate: bool) -> None:
+        """Start the drain for every handler of this server."""
+        if not self._sent:
+            self._migrate, self._sent = migrate, True
             if migrate:
                 with suppress(OSError):
                     self._writer.send(b"M")
             self._writer.close()
 
-    def let_go(self) -> None:
-        """In a forked handler: leave the lighting to the serving process alone."""
+    def in_forked_child(self) -> None:
+        """In a forked handler: only the serving process can send it."""
         self._local = False
         self._writer.close()
 
-    def lit(self) -> bool:
+    def was_sent(self) -> bool:
         """Whether the drain has begun; costs a system call in a forked handler only."""
-        if not self._lit and not self._local:
+        if not self._sent and not self._local:
             try:
                 self._migrate = self._reader.recv(1, socket.MSG_PEEK) == b"M"
-                self._lit = True
+                self._sent = True
             except OSError:
                 pass
-        return self._lit
+        return self._sent
 
     def migrate(self) -> bool:
-        """Whether it is lit and idle connections can migrate."""
-        return self.lit() and self._migrate
+        """Whether it was sent and idle connections can migrate."""
+        return self.was_sent() and self._migrate
 
     def __del__(self) -> None:
         # Handlers may look at it for longer than its server lives.
@@ -115,10 +161,10 @@ class Connections:
 
     def __init__(self) -> None:
         self.active: dict[int, Connection] = {}  # by the id() of the request
-        self.children: dict[int, Child] = {}
+        self.forked: dict[int, ForkedHandler] = {}  # by pid
 
     def __len__(self) -> int:
-        return len(self.active) + len(self.children)
+        return len(self.active) + len(self.forked)
 
     def get(self, request: Any) -> Optional[Connection]:
         """Return the record of an active connection."""
@@ -127,11 +173,11 @@ class Connections:
     def counts(self) -> tuple[int, int]:
         """Return how many are active, and how many of these are idle connections."""
         found = self.all()
-        return len(found), sum(getattr(connection, "idle", False) for connection in found)
+        return len(found), sum(connection.idle for connection in found)
 
     def all(self) -> list[Any]:
         """Return a snapshot of the active connections and forked handlers."""
-        return [*list(self.active.values()), *list(self.children.values())]
+        return [*list(self.active.values()), *list(self.forked.values())]
 
     def abandon(self) -> list[Connection]:
         """Forget the connections whose handlers did not end when they were cut."""
@@ -142,27 +188,48 @@ class Connections:
         return left
 
 
-def let_threads_go(threads: Iterable[threading.Thread]) -> None:
-    """Stop the interpreter's exit from waiting for these threads, which do not end.
+class MigratingConnection:
+    """A connection between two handlers: its socket, and what the next handler must know."""
 
-    The library has no public way to do this for a thread that runs already. Up to 3.12
-    the exit waits for the locks in a set of threading's, from 3.13 on in a function of C.
-    """
-    left = [thread for thread in threads if thread.is_alive()]
-    locks = getattr(threading, "_shutdown_locks", None)
-    if locks is not None:
-        for thread in left:
-            locks.discard(getattr(thread, "_tstate_lock", None))
-    elif left and hasattr(threading, "_thread_shutdown"):
-        previous = getattr(threading._thread_shutdown, "keywords", {}).get("without", [])
-        threading._thread_shutdown = functools.partial(_join_threads, without=previous + left)
+    def __init__(
+        self,
+        sock: socket.socket,
+        client_address: Any,
+        carried: bytes,
+        state: ConnectionState = ConnectionState.LEAVING,
+    ) -> None:
+        self.socket = sock
+        self.client_address = client_address
+        self.carried = carried  # the state that the handler saved
+        self.state = state
+        self.refused_for: Optional[DrainSignal] = None
+
+    def move(self, event: str) -> None:
+        """Go where an event of the table leads; raises KeyError for a pair that it has not."""
+        self.state = CONNECTION_TABLE[self.state, event]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "address": address_to_json(self.client_address),
+            "state": binascii.b2a_base64(self.carried, newline=False).decode(),
+            "timeout": self.socket.gettimeout(),
+        }
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any], descriptor: int) -> MigratingConnection:
+        """Raises KeyError, OSError, TypeError or ValueError; the descriptor stays the caller's."""
+        address = address_from_json(body["address"])
+        carried = binascii.a2b_base64(body["state"])
+        timeout = None if body["timeout"] is None else float(body["timeout"])
+        if timeout is not None and not 0 <= timeout < _LONGEST_TIMEOUT:
+            raise ValueError(f"{timeout} is not a time-out")
+        sock = socket.socket(fileno=descriptor)
+        sock.settimeout(timeout)
+        return cls(sock, address, carried)
 
 
-def _join_threads(without: list[threading.Thread]) -> None:
-    """As threading's own, for all threads but those."""
-    passed_over = [*without, threading.current_thread(), threading.main_thread()]
-    while True:
-        left = [t for t in threading.enumerate() if not t.daemon and t not in passed_over]
-        if not left:
-            return
-        left[0].join()
+def say_address(address: Any) -> str:
+    """Return a client's address as an operator wants to read it."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return f"{address[0]}:{address[1]}"
+    return str(address or "a local client")

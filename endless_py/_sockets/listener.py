@@ -28,29 +28,23 @@ class Binding:
     is never unlinked, and every generation hands it on, used or not.
     """
 
-    def __init__(
-        self,
-        family: int,
-        kind: int,
-        address: Any,
-        requested: Any,
-        inode: Optional[tuple[int, int]] = None,
-        index: Optional[int] = None,
-        lent: Optional[str] = None,
-    ) -> None:
+    inode: Optional[tuple[int, int]] = None
+    index: Optional[int] = None
+    lent: Optional[str] = None
+
+    def __init__(self, family: int, kind: int, address: Any, requested: Any) -> None:
         self.family = int(family)
         self.kind = int(kind)
         self.address = address
         self.requested = requested
-        self.inode = inode
-        self.index = index
-        self.lent = lent
 
     @classmethod
     def lent_by_manager(cls, family: int, kind: int, address: Any, name: str) -> Binding:
         """Describe a listener that this process neither made nor got from a predecessor."""
-        inode = None if isinstance(address, tuple) else _inode(address)
-        return cls(family, kind, address, address, inode, lent=name)
+        found = cls(family, kind, address, address)
+        found.inode = None if isinstance(address, tuple) else _inode(address)
+        found.lent = name
+        return found
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -68,16 +62,12 @@ class Binding:
         inode = body["inode"]
         for name in ("address", "requested"):
             if not isinstance(body[name], (list, str)):
-                raise ValueError(f"{body[name]!r} is no address")
-        return cls(
-            int(body["family"]),
-            int(body["kind"]),
-            address_from_json(body["address"]),
-            address_from_json(body["requested"]),
-            (int(inode[0]), int(inode[1])) if inode else None,
-            index,
-            body.get("lent"),
-        )
+                raise ValueError(f"{body[name]!r} is not an address")
+        address, requested = (address_from_json(body[name]) for name in ("address", "requested"))
+        found = cls(int(body["family"]), int(body["kind"]), address, requested)
+        found.inode = (int(inode[0]), int(inode[1])) if inode else None
+        found.index, found.lent = index, body.get("lent")
+        return found
 
     def __str__(self) -> str:
         kind = "udp" if self.kind == socket.SOCK_DGRAM else "tcp"
@@ -144,63 +134,67 @@ def _resolve(family: int, kind: int, address: Any) -> Optional[str]:
         return None
 
 
-class Inheritance:
+class ReceivedListeners:
     """The listeners that came from the predecessor and wait to be adopted."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Binding, int]] = []
         self._lock = threading.Lock()
 
-    def take(self, family: int, kind: int, address: Any) -> Optional[tuple[Binding, int]]:
+    def adopt(self, family: int, kind: int, address: Any) -> Optional[tuple[Binding, int]]:
         """Take the listener meant by `address` out, with its descriptor; None if there is none."""
-        with self._lock:
-            for exact in (True, False):
-                for item in self.waiting:
-                    if item[0].matches(family, kind, address, exact):
-                        self.waiting.remove(item)
-                        return item
+        for exact in (True, False):
+            for item in self.waiting:  # names are resolved here, without the lock
+                if item[0].matches(family, kind, address, exact) and self._take_out(item):
+                    return item
         return None
+
+    def _take_out(self, item: tuple[Binding, int]) -> bool:
+        with self._lock:  # else two threads may adopt the same one
+            left = [other for other in self.waiting if other is not item]
+            found = len(left) < len(self.waiting)
+            self.waiting = left
+        return found
 
     def close(self) -> None:
         """Close what nobody adopted, but for what a manager has lent."""
         with self._lock:
-            for binding, descriptor in self.waiting:
-                if binding.lent is None:
-                    os.close(descriptor)
-            self.waiting = [item for item in self.waiting if item[0].lent is not None]
+            left, self.waiting = self.waiting, [i for i in self.waiting if i[0].lent is not None]
+        for binding, descriptor in left:
+            if binding.lent is None:
+                os.close(descriptor)
 
     def lent(self) -> list[tuple[Binding, int]]:
         """Return what a manager has lent and nobody uses."""
-        with self._lock:
-            return [item for item in self.waiting if item[0].lent is not None]
+        return [item for item in self.waiting if item[0].lent is not None]
 
 
-class Listener(socket.socket):
+class ListenerSocket(socket.socket):
     """A socket whose bind() adopts the predecessor's listener when one has that address.
 
     Every class's own server_bind() can so run as it is.
     """
 
-    inheritance: Inheritance
+    received: ReceivedListeners
     _what: tuple[int, int, int]
     binding: Optional[Binding] = None
     receiver: Optional[int] = None
 
     @classmethod
-    def wrap(cls, plain: socket.socket, inheritance: Inheritance) -> Listener:
+    def wrap(cls, plain: socket.socket, received: ReceivedListeners) -> ListenerSocket:
         """Turn an unbound socket into a listener, keeping its descriptor and options."""
         timeout = plain.gettimeout()
         what = plain.family, plain.type, plain.proto
         listener = cls(*what, fileno=plain.detach())
         listener.settimeout(timeout)
-        listener.inheritance = inheritance
+        listener.received = received
         listener._what = what
         return listener
 
     def bind(self, address: Any, /) -> None:
-        taken = self.inheritance.take(self.family, self.type, address)
-        if taken is not None:
-            binding, descriptor = taken
+        adopted = self.received.adopt(self.family, self.type, address)
+        if adopted is not None:
+            binding, descriptor = adopted
             os.dup2(descriptor, self.fileno(), inheritable=False)
             os.close(descriptor)
             binding.requested = address
@@ -212,13 +206,8 @@ class Listener(socket.socket):
         if is_path:
             self._remove_stale(address)
         super().bind(address)
-        self.binding = Binding(
-            self.family,
-            self.type,
-            self.getsockname(),
-            address,
-            _inode(address) if is_path else None,
-        )
+        self.binding = Binding(self.family, self.type, self.getsockname(), address)
+        self.binding.inode = _inode(address) if is_path else None
 
     def setsockopt(self, *arguments: Any) -> None:
         """As socket's; an option that can only be set before bind() keeps its inherited value."""

@@ -98,3 +98,7 @@ class Waiter:
 
     def close(self) -> None:
         self._waker.close()
+
+
+Poller = Waiter
+SelfPipe = Waker

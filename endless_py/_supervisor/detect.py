@@ -64,7 +64,9 @@ def _parent_name() -> str:
         pass
     try:
         import subprocess  # the BSDs and macOS, where runit and s6 run too
-
+    except (ImportError, OSError):  # no descriptor is left to read it
+        return ""
+    try:
         words = ["ps", "-o", "comm=", "-p", str(os.getppid())]
         done = subprocess.run(words, capture_output=True, text=True, timeout=5, check=False)
         return os.path.basename(done.stdout.strip())

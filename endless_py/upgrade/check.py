@@ -296,7 +296,7 @@ class DryStart(Check):
 
     def _command_for(self, candidate: Candidate) -> tuple[list[str], str]:
         """The words to start, and the directory to start them in."""
-        release, own = str(candidate.release), process.current.estate.command
+        release, own = str(candidate.release), process.current.spawn.command
         directory = own.directory or os.getcwd()
         if self.command is not None:
             return [word.replace("{release}", release) for word in self.command], directory

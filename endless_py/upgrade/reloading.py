@@ -6,7 +6,6 @@ import queue
 from typing import Any, NamedTuple
 
 from endless_py._reload import process
-from endless_py._reload.machine import Phase
 
 
 class Reloaded(NamedTuple):
@@ -38,7 +37,7 @@ def reload_and_wait() -> Reloaded:
     of the servers bounds the wait.
     """
     follower = _Follower()
-    process.current.askers.follow_reload(follower)
+    process.current.answers.follow_reload(follower)
     while True:
         answer = follower.answers.get()
         event = answer["event"]
@@ -59,8 +58,4 @@ def is_in_charge() -> bool:
     A draining one has a successor that does, and a bridge is about to be replaced.
     """
     current = process.current
-    return not current.bridge and current.phase in (
-        Phase.STARTING,
-        Phase.SERVING,
-        Phase.RELOADING,
-    )
+    return current.machine.accepting and not current.bridge

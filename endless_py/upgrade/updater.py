@@ -146,7 +146,7 @@ class Updater:
         with suppress(SwapError), self.releases.lock():
             self._recover()
         self._stopping.clear()
-        process.current.askers.updater = self
+        process.current.answers.updater = self
         atexit.register(self._at_exit)
         self._thread = threading.Thread(target=self._run, name="endless_py updater", daemon=True)
         self._thread.start()
@@ -156,8 +156,8 @@ class Updater:
         """Look no more; wait, at most `timeout` seconds (None: as long as it takes), for a look
         that is under way."""
         self._stopping.set()
-        if process.current.askers.updater is self:
-            process.current.askers.updater = None
+        if process.current.answers.updater is self:
+            process.current.answers.updater = None
         atexit.unregister(self._at_exit)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)

@@ -177,7 +177,7 @@ def _last_handler(settings: Settings, library: str) -> float:
                 if library == OURS:
                     ask(port)  # after this one the other is active
                     os.kill(program.pid, signal.SIGHUP)
-                    program.wait("accepts no more")
+                    program.wait("finishing ")
                     first_answer(port, not_by=program.pid)
                 client.sendall(b"x")
                 while client.recv(4096):

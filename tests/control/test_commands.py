@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids
 
 from endless_py._control import commands
 from endless_py._control.socket import MAX_REQUEST
+from endless_py._handoff.channel import HEADER, MAGIC, Channel
+from endless_py.exceptions import ChannelClosed
 
 NOBODY = 65534
 
@@ -506,10 +509,11 @@ def test_wrong_arguments(words):
 
 AS_NOBODY = """
 import os, socket, sys
-from endless_py._control import client as asking, commands
+from endless_py._control import client, commands
+from endless_py._handoff.channel import Channel
 commands._parser()  # imports what nobody may not read, perhaps
 pid = int(sys.argv[1])
-address = asking.addresses(pid)[0]
+address = client.addresses(pid)[0]
 os.setgroups([]), os.setgid({id}), os.setuid({id})
 for name in ("reload", "stop", "status"):
     print(commands.main([name, str(pid)]))
@@ -517,7 +521,8 @@ with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout({timeout})
     sock.connect(address)
     try:
-        sock.sendall(b'{{"command": "stop"}}\\n')
+        Channel(sock).send({{"command": "stop"}})
+        sock.settimeout({timeout})
         print(sock.recv(100))
     except OSError as error:
         print(b"")
@@ -545,35 +550,48 @@ def test_another_user_may_not_ask(folder):
         assert "SIGHUP" not in program.text
 
 
-NONSENSE = {
-    "no JSON": b"hello\n",
-    "no object": b"[1]\n",
-    "an unknown command": b'{"command": "fly"}\n',
-    "no command": b"{}\n",
-    "deep": b"[" * 1000 + b"\n",
-    "too long": b'{"command": "' + b"x" * 2000 + b'"}\n',
-    "not text": b"\xff\xfe\n",
+def frame(data, count=0):
+    return HEADER.pack(MAGIC, len(data), count) + data
+
+
+PROTOCOL_ERRORS = {
+    "no message": b"hello, whoever you are\n",
+    "no JSON": frame(b"hello"),
+    "no object": frame(b"[1]"),
+    "an unknown command": frame(b'{"command": "fly"}'),
+    "no command": frame(b"{}"),
+    "deep": frame(b"[" * 1000),
+    "too long": frame(b'{"command": "' + b"x" * MAX_REQUEST + b'"}'),
+    "not text": frame(b"\xff\xfe"),
+    "descriptors": frame(b'{"command": "status"}', 1),
     "nothing": b"",
 }
 
 
-def test_nonsense_is_answered_and_forgotten(folder):
+def answers(sock):
+    """Return what comes until the other end closes."""
+    channel, found = Channel(sock), []
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    with contextlib.suppress(ChannelClosed):
+        while True:
+            assert poll.poll(TIMEOUT * 1000)
+            found += [message.body for message in channel.receive()]
+    return found
+
+
+def test_protocol_errors_are_answered_and_forgotten(folder):
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
         with open("/proc/net/unix") as file:
             name = re.search(rf" @(endless_py/{pid}/\w+)$", file.read(), re.M)[1]
-        for data in NONSENSE.values():
+        for data in PROTOCOL_ERRORS.values():
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(TIMEOUT)
                 sock.connect(f"\0{name}")
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
-                try:
-                    answer = sock.makefile("rb").read()
-                except ConnectionResetError:
-                    assert len(data) > MAX_REQUEST  # not even read to its end
-                else:
-                    assert not data or json.loads(answer)["event"] == "error"
+                assert [answer["event"] for answer in answers(sock)] == ["error"] * bool(data)
         flood = []
         for _ in range(30):  # the rest waits, and takes nothing from anybody
             sock = socket.socket(socket.AF_UNIX)

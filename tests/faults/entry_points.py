@@ -14,12 +14,12 @@ import struct
 import tempfile
 from pathlib import Path
 
-from endless_py._control.socket import MAX_REQUEST, Conversation, Remote
-from endless_py._handoff import handoff
+from endless_py._control.socket import MAX_REQUEST, ControlSocket, Conversation
+from endless_py._handoff import greeting
 from endless_py._handoff.channel import Channel
 from endless_py._reload import dry_start
 from endless_py._sockets import activation
-from endless_py._sockets.traveller import Traveller
+from endless_py._sockets.connection import MigratingConnection
 from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import ChannelClosed, ChannelError, PidFileError
 from endless_py.upgrade.errors import SwapError
@@ -33,7 +33,7 @@ def text(data: bytes) -> str:
 
 def handoff_word(data: bytes) -> None:
     with contextlib.suppress(ChannelError):
-        descriptor, peer, children = handoff._parse(text(data))
+        descriptor, peer, children = greeting._parse(text(data))
         assert descriptor >= 0
         assert peer >= 0
         assert all(0 < pid < 1 << 31 for pid in children)
@@ -50,7 +50,7 @@ def inheritance(data: bytes, descriptors: int = 0) -> None:
         mine.shutdown(socket.SHUT_WR)
         number = other.detach()
         try:
-            found = handoff.receive_inheritance(f"{number}:{os.getpid()}:")
+            found = greeting.Greeting(f"{number}:{os.getpid()}:")
         except ChannelError:
             with contextlib.suppress(OSError):  # what is no channel was not touched
                 os.close(number)
@@ -113,22 +113,22 @@ def request(data: bytes) -> None:
         conversation.send({"event": "error"}, last=True)
 
     mine, other = socket.socketpair()
-    remote = Remote(answer)
+    control = ControlSocket(answer)
     with mine, other, socket.socket(socket.AF_UNIX) as listener:
         listener.bind("")
         listener.listen(1)
         listener.setblocking(False)
-        remote._socket = listener
-        remote.conversations.append(Conversation(other))
+        control._socket = listener
+        control.conversations.append(Conversation(other))
         mine.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             mine.send(data[: 4 * MAX_REQUEST])
         mine.shutdown(socket.SHUT_WR)
         for _ in range(8):
-            remote.step()
-        assert remote.conversations == []
+            control.step()
+        assert control.conversations == []
         assert all(isinstance(body, dict) for body in asked)
-        remote.close()
+        control.close()
 
 
 def traveller(data: bytes) -> None:
@@ -141,7 +141,7 @@ def traveller(data: bytes) -> None:
     mine, other = socket.socketpair()
     descriptor = other.detach()
     try:
-        Traveller.from_json(body, descriptor).socket.close()
+        MigratingConnection.from_json(body, descriptor).socket.close()
     except (KeyError, OSError, TypeError, ValueError):
         os.close(descriptor)
     finally:

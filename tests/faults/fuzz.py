@@ -33,7 +33,7 @@ def run(data: bytes) -> None:
         data = data[1:]
     else:
         entry = entries[0]
-    if entry in (entry_points.channel, entry_points.inheritance) and data:
+    if entry in (entry_points.channel, entry_points.inheritance, entry_points.request) and data:
         # Few inputs would ever find the magic bytes and a right length.
         how, data = data[0], data[1:]
         if how & 1:

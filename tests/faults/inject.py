@@ -78,8 +78,8 @@ def _fill() -> None:
     from endless_py._reload import process
 
     current = process.current
-    if current.succession.successor is not None:
-        channel, body = current.succession.successor.channel, {"type": "ancestor_gone"}
+    if current.successor is not None:
+        channel, body = current.successor.channel, {"type": "ancestor_ended"}
     else:
         assert current.predecessors.parent is not None
         channel, body = current.predecessors.parent.channel, {"type": "taken", "ids": []}

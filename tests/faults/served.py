@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path, _, seconds = self.path.partition("?")
-        body = f"{process.current.number} {process.current.driver.pid} end"
+        body = f"{process.current.generation} {process.current.driver.pid} end"
         if path == "/state":
             more = {"keep_pid": self.server.keep_pid, "started": STARTED}
             body = json.dumps({**endless_py.state(), **more})

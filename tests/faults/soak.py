@@ -139,7 +139,7 @@ class Soak:
         succeeds = True
         if plan.kind == "cell":
             if hammer and back:
-                program.wait("accepts no more", after)
+                program.wait("finishing ", after)
                 opened.append(self._ask(port, "/hold"))
             ports = self._striker.carry_out(plan.cell, program, port, after)
             self._note_killed(ports, last)

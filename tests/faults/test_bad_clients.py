@@ -121,10 +121,10 @@ def ended_in_time(program, old, tracebacks=0):
     A busy machine's lag comes on top, and the tracebacks that the standard library prints of
     handlers that were cut; the interpreter's own way out comes after it.
     """
-    program.wait(rf"\[{old}\] .*accepts no more")
+    program.wait(rf"\[{old}\] .*finishing ")
     began = time.monotonic()
     with Lag() as lag:
-        program.wait(rf"\[{old}\] .*drained; serve_forever\(\) returns")
+        program.wait(rf"\[{old}\] .*finished; exiting")
     most = DRAIN + 1 + tracebacks / 50 + lag.seconds
     assert time.monotonic() - began < most, program.text
 

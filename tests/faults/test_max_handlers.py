@@ -122,7 +122,7 @@ def test_what_migrates_is_served_even_where_the_bound_is_reached(folder):
         busy.request("GET", "/slow")
         wait_until((path / "slow").exists)
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         fresh.request("GET", "/")
         assert fresh.getresponse().read().startswith(b"1 ")
         wait_until(lambda: active(new) == 2)  # asked before, the old one would still answer
@@ -153,7 +153,7 @@ def test_a_stop_serves_the_accept_queue_under_the_bound(folder):
         threads = [ask_in_thread(program.port, "/slow", answers) for _ in range(5)]
         wait_until(lambda: queued(program.port) == 4)
         os.kill(pid, signal.SIGTERM)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (path / "go").touch()
         for thread in threads:
             thread.join(TIMEOUT)

@@ -77,7 +77,7 @@ def test_what_is_lost_makes_the_run_a_failure(tmp_path):
     """Here the answers of every generation but the first are cut short."""
     program = (FAULTS / "served.py").read_text()
     broken = program.replace(
-        'body = f"{process', 'body = "" if process.current.number else f"{process'
+        'body = f"{process', 'body = "" if process.current.generation else f"{process'
     )
     assert broken != program
     for path in FAULTS.glob("*.py"):

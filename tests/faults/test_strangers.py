@@ -135,7 +135,7 @@ def test_the_state_of_upgrades(data):
 @quick
 @given(bodies({"command": "stop"}))
 def test_requests(body):
-    entry_points.request(body + b"\n")
+    entry_points.request(entry_points.frame(body))
 
 
 @quick
@@ -206,7 +206,7 @@ def wrong_bodies(shapes):
 
 FROM_PREDECESSOR = {
     "reloaded": {"report": None},
-    "charge": {"pid_file": "a\0b"},
+    "in_charge": {"pid_file": "a\0b"},
     "predecessor": {"pid": 1, "own": 1, "kept": False, "waits": False, "numbers": []},
     "connections": {"items": 0},
 }
@@ -218,7 +218,7 @@ def from_predecessor():
         # What is right has an effect, which is not looked for here.
         if body["type"] == "reloaded" and body.get("report") in (None, {}):
             continue
-        if body["type"] == "charge" and body.get("pid_file") in (None, "x"):
+        if body["type"] == "in_charge" and body.get("pid_file") in (None, "x"):
             continue
         yield body
     for field in ITEM:
@@ -232,7 +232,7 @@ def test_a_predecessor_that_says_nonsense_is_logged_and_serving_goes_on(tmp_path
     (tmp_path / "version").write_text("v")
     messages = [(body, count) for body in from_predecessor() for count in (0, 1, 3)]
     (tmp_path / "said").write_text(repr(messages))
-    code = SAY.format(neighbour="process.current.succession.successor") + (
+    code = SAY.format(neighbour="process.current.successor") + (
         "@endless_py.on_draining\n"
         "def now():\n"
         "    inf = float('inf')\n"
@@ -245,10 +245,15 @@ def test_a_predecessor_that_says_nonsense_is_logged_and_serving_goes_on(tmp_path
         new = program.reload(1, old)
         program.wait_alone(new)
         text = program.text
-        assert "said nonsense over the channel, which is ignored: a report" in text
-        assert "which is ignored: a pid file's path" in text
-        assert "which is ignored: a predecessor that is none" in text
-        assert "which is ignored: a connection" in text
+        for wrong in (
+            "'reloaded' with a wrong 'report'",
+            "'in_charge' with a wrong 'pid_file'",
+            "'predecessor' with a wrong 'numbers'",
+            "a predecessor without a channel",
+            "a connection that cannot be taken over",
+            "unknown word 'no word of ours'",
+        ):
+            assert f"protocol error on the handoff channel, the message is ignored: {wrong}" in text
         assert "Traceback" not in text
         assert get(program.port) == "v end"
         before = held(new)[0]
@@ -260,7 +265,7 @@ def test_a_predecessor_that_says_nonsense_is_logged_and_serving_goes_on(tmp_path
 
 
 def from_successor():
-    for body in wrong_bodies({"taken": {"ids": [1]}, "heir": {"pid": 1, "generation": 1}}):
+    for body in wrong_bodies({"taken": {"ids": [1]}, "replaced_by": {"pid": 1, "generation": 1}}):
         if body != {"type": "taken", "ids": []}:
             yield body
     yield {"type": ["x"]}
@@ -287,7 +292,9 @@ def test_a_successor_that_says_nonsense_is_given_up(tmp_path):
             after = len(program.lines)
             os.kill(pid, signal.SIGHUP)
             line = program.wait("reload failed: generation 1", after).string
-            assert re.search(r"killed by SIGKILL .*it said .{1,60} over the channel", line), line
+            assert re.search(
+                r"killed by SIGKILL .*protocol error on the handoff channel: .{1,60}", line
+            ), line
             assert get(program.port) == "v end"
         (tmp_path / "code").write_text("")
         new = program.reload(1, pid)
@@ -369,7 +376,9 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
                 sock.setblocking(False)
                 with contextlib.suppress(OSError):
                     sock.connect(name)
-                    sock.send(b'{"command": "stop"}\n' + b"x" * 100_000)  # never reads
+                    sock.send(
+                        entry_points.frame(b'{"command": "stop"}') + b"x" * 100_000
+                    )  # never reads
                 flood.append(sock)
                 if len(flood) > 200:
                     flood.pop(0).close()
@@ -457,7 +466,7 @@ def test_who_may_ask_and_never_reads_fills_no_memory(tmp_path):
             deaf.append(sock)
             with contextlib.suppress(OSError):
                 sock.connect(name)
-                sock.send(b'{"command": "watch"}\n')
+                sock.send(entry_points.frame(b'{"command": "watch"}'))
                 for _ in range(64):
                     sock.send(b"x" * 65536)
         assert get(program.port) == "v end"

@@ -123,7 +123,7 @@ class Trial:
             striker.place(cell, old)
             os.kill(old, signal.SIGHUP)
             if cell.step == "hammer" and cell.handoff == "back":
-                program.wait("accepts no more")
+                program.wait("finishing ")
                 opened.append(self._ask(port, "/hold"))  # only the bridge can take it
             handled = striker.carry_out(cell, program, port)
             if cell.leaves_none:

@@ -154,9 +154,9 @@ GREETINGS = {
     "another word": ({"type": "ready"}, "it does not begin with the listeners"),
     "a list": (b"[]", "a message that is not an object"),
     "not json": (b"{", "a message that is not JSON"),
-    "no pid": ({k: v for k, v in GREETING.items() if k != "pid"}, "a greeting that is not whole"),
-    "no number": ({**GREETING, "generation": "x"}, "a greeting that is not whole"),
-    "missing descriptor": ({**GREETING, "listeners": [{}]}, "a greeting that is not whole"),
+    "no pid": ({k: v for k, v in GREETING.items() if k != "pid"}, "the greeting is not complete"),
+    "no number": ({**GREETING, "generation": "x"}, "the greeting is not complete"),
+    "missing descriptor": ({**GREETING, "listeners": [{}]}, "the greeting is not complete"),
 }
 
 
@@ -237,7 +237,7 @@ def test_nothing_of_ours_reaches_a_handlers_child(kind, tmp_path):
         while not (tmp_path / "slow").exists():
             pass
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         look()
         (tmp_path / "go").touch()
         program.wait_alone(new)

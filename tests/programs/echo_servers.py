@@ -22,7 +22,7 @@ def answer(server, text):
     word, _, rest = text.partition(" ")
     if word == "slow":
         time.sleep(float(rest))
-    number = process.current.number
+    number = process.current.generation
     return json.dumps({"generation": number, "pid": os.getpid(), "name": server.name, "text": text})
 
 

@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/argv":
             body = json.dumps([sys.argv, sys.flags.dev_mode, os.getcwd(), sys.prefix])
         else:
-            body = f"{process.current.number} {os.getpid()} end"
+            body = f"{process.current.generation} {os.getpid()} end"
         data = body.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))

@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         current = process.current
-        text = f"{current.number} {pid} {'bridge ' * current.bridge}end".encode()
+        text = f"{current.generation} {pid} {'bridge ' * current.bridge}end".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         pause = float(self.path.partition("?")[2] or 0)
-        body = f"{process.current.number} {os.getpid()} end"
+        body = f"{process.current.generation} {os.getpid()} end"
         if self.path == "/variables":
             names = [n for n in os.environ if n.startswith(("NOTIFY_", "LISTEN_", "WATCHDOG_"))]
             body = f"{names} end"

@@ -93,7 +93,7 @@ def test_a_hup_to_a_draining_process_is_passed_on(folder):
         old = program.wait_serving()
         thread = slow_request(folder, program.port, answers)
         program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (folder / "version").write_text("v2")
         os.kill(old, signal.SIGHUP)
         last = program.wait_serving(2)
@@ -112,7 +112,7 @@ def test_a_stop_finishes_what_is_active(number, folder):
         pid = program.wait_serving()
         thread = slow_request(folder, program.port, answers)
         os.kill(pid, number)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (folder / "go").touch()
         thread.join(TIMEOUT)
         assert answers == ["v0 end"]
@@ -128,7 +128,7 @@ def test_a_second_order_cuts_what_is_active_and_names_it(second, folder):
         answers: list[str] = []
         thread = slow_request(folder, program.port, answers)
         os.kill(pid, signal.SIGTERM)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         os.kill(pid, second)
         program.wait(r"cuts 127\.0\.0\.1:\d+ on tcp .*, active for [0-9.]+ s")
         program.wait_alone(None)
@@ -156,7 +156,7 @@ def test_sigkill_while_the_incumbent_drains_leaves_the_other_serving(victim, fol
         thread = slow_request(folder, program.port, answers)
         (folder / "version").write_text("v1")
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         dead, left = (old, new) if victim == "incumbent" else (new, old)
         os.kill(dead, signal.SIGKILL)
         program.wait("has ended" if victim == "incumbent" else "accepts again")
@@ -188,20 +188,21 @@ DIES_AT_THE_HAMMER = """
 import select
 from endless_py._reload import drain, process
 ThreadingHTTPServer.drain_timeout = 0.2
-plain, killed = drain._check, []
-def check(serving, life):
+plain, killed = drain.Drain.check, []
+def check(self):
+    serving = process.current.listeners.all[0]
     hammer = serving.drain_deadline is not None and time.monotonic() >= serving.drain_deadline
-    plain(serving, life)
-    if hammer and process.current.number == 0 and not killed:
+    plain(self)
+    if hammer and process.current.generation == 0 and not killed:
         killed.append(True)
         ThreadingHTTPServer.drain_timeout = 60
-        os.kill(process.current.succession.successor.pid, signal.SIGKILL)
+        os.kill(process.current.successor.pid, signal.SIGKILL)
         end = select.poll()
-        end.register(process.current.succession.successor.channel.fileno(), 0)
+        end.register(process.current.successor.channel.fileno(), 0)
         end.poll()
         while len(serving.connections):  # what was cut ends in the meantime
             time.sleep(0.01)
-drain._check = check
+drain.Drain.check = check
 """
 
 

@@ -25,10 +25,10 @@ def test_a_step_calls_its_own_hooks_in_the_order_of_their_coming(hooks, said):
     for number in range(3):
         hooks.steps[READY].append(functools.partial(called.append, number))
     hooks.steps["another"].append(functools.partial(called.append, "another"))
-    hooks.step(READY)
-    hooks.step("one that nobody waits for")
+    hooks.run_step(READY)
+    hooks.run_step("one that nobody waits for")
     assert called == [0, 1, 2]
-    hooks.step(READY)  # the list stays
+    hooks.run_step(READY)  # the list stays
     assert called == [0, 1, 2] * 2
     assert said == []
 
@@ -60,9 +60,9 @@ def test_what_ends_the_program_goes_through(hooks, said):
 def test_a_hook_that_is_added_by_a_hook_is_called_the_next_time(hooks):
     called = []
     hooks.steps[READY].append(lambda: hooks.steps[READY].append(lambda: called.append(1)))
-    hooks.step(READY)
+    hooks.run_step(READY)
     assert called == []
-    hooks.step(READY)
+    hooks.run_step(READY)
     assert called == [1]
 
 

@@ -56,7 +56,7 @@ def test_every_hook_is_called_in_order(tmp_path):
             "before TSTP",
             "after TSTP",
             "before HUP",
-            "before reload serving",
+            "before reload preparing",
             "after HUP",
             "draining draining",
             "drained drained",
@@ -171,7 +171,7 @@ def begin():
             while not _active(pid, program):
                 pass
             new = program.reload(1, pid)
-            program.wait("accepts no more and drains 1 active")
+            program.wait("finishing 1 requests")
             client.sendall(b"\r\n\r\n")
             client.makefile("rb").read()
         program.wait("1 waited (True|False) True")
@@ -204,7 +204,7 @@ def test_other_signals_can_do_it(keep, tmp_path):
             pid = new
             program.wait_alone(pid)
         os.kill(pid, signal.SIGQUIT)
-        program.wait("SIGQUIT: stops")
+        program.wait("SIGQUIT; finishing")
         program.wait_alone(None)
 
 

@@ -150,7 +150,7 @@ def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
         (folder / "end").write_text(GATE.format(pid))
         os.mkfifo(folder / "gate")
         os.kill(pid, signal.SIGHUP)
-        program.wait(r"accepts no more")
+        program.wait(r"finishing ")
         os.kill(pid, signal.SIGHUP)
         program.wait(r"generation 2 \(bridge\): serves")
         (folder / "go").touch()
@@ -173,7 +173,7 @@ def reload_during_the_drain(program, folder, answers):
     pid = program.wait_serving()
     thread = active_request(folder, program.port, answers)
     os.kill(pid, signal.SIGHUP)
-    program.wait("accepts no more")
+    program.wait("finishing ")
     os.kill(pid, signal.SIGHUP)
     return pid, thread
 
@@ -212,7 +212,7 @@ def test_a_bridge_whose_own_reload_fails_hands_back(folder):
         with open(folder / "gate", "w"):
             (folder / "go").touch()
             thread.join(TIMEOUT)
-            program.wait("drained; serve_forever")
+            program.wait("finished; exiting")
         program.wait(r"generation 1 \(bridge\): reload failed: generation 2")
         assert program.wait_serving(1) == pid
         program.wait_alone(pid)
@@ -222,10 +222,10 @@ def test_a_bridge_whose_own_reload_fails_hands_back(folder):
 
 
 STOPS = {
-    "draining": ("active", "accepts no more"),
-    "cleaning up": ("end", r"drained; serve_forever"),
+    "draining": ("active", "finishing "),
+    "cleaning up": ("end", r"finished; exiting"),
     "starting anew": ("start", "starts its program anew"),
-    "bridge drains": ("bridge", r"generation 1 \(bridge\): generation 1 .* accepts no more"),
+    "bridge drains": ("bridge", r"generation 1 \(bridge\): generation 1 .* finishing "),
 }
 
 
@@ -272,7 +272,7 @@ def test_the_bridge_is_killed_while_the_old_program_drains(folder):
         thread = active_request(folder, program.port, answers)
         os.kill(pid, signal.SIGHUP)
         bridge = int(program.wait(r"\[(\d+)\] generation 1 \(bridge\): serves")[1])
-        program.wait("accepts no more")
+        program.wait("finishing ")
         os.kill(bridge, signal.SIGKILL)
         program.wait("died without a word.*accepts again")
         assert get(program.port) == f"0 {pid} end"
@@ -289,7 +289,7 @@ def test_the_bridge_is_killed_while_the_old_program_cleans_up(folder):
         pid = program.wait_serving()
         (folder / "end").write_text("open(folder / 'gate').read()")
         os.kill(pid, signal.SIGHUP)
-        program.wait("drained; serve_forever")
+        program.wait("finished; exiting")
         with open(folder / "gate", "w"):
             (folder / "end").write_text("")
             bridge = int(program.wait(r"\[(\d+)\] generation 1 \(bridge\): hands back")[1])
@@ -316,7 +316,7 @@ def test_new_code_that_fails_only_in_place_makes_the_bridge_give_room(how, folde
             f"ready_timeout = 2 if {how!r} == 'hangs' else 20\nif pid == {pid}: {BROKEN[how]}"
         )
         os.kill(pid, signal.SIGHUP)
-        program.wait(r"generation 1 \(bridge\): .*makes room for what its supervisor starts")
+        program.wait(r"generation 1 \(bridge\): .*this one stops, so that its supervisor")
         status = program.process.wait(TIMEOUT)
         assert status == (4 if how == "dies" else -signal.SIGKILL)
         program.wait_alone(None)
@@ -354,11 +354,11 @@ def test_the_kept_pid_is_killed_and_the_bridge_finishes_and_gives_room(folder):
         pid = program.wait_serving()
         thread = active_request(folder, program.port, [])
         os.kill(pid, signal.SIGHUP)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (folder / "in handler").unlink()
         second = active_request(folder, program.port, answers)
         os.kill(pid, signal.SIGKILL)
-        program.wait(r"\(bridge\): .*has ended instead of starting anew.*makes room")
+        program.wait(r"\(bridge\): .*has ended instead of starting anew.*this one stops")
         (folder / "go").touch()
         for waiting in (thread, second):
             waiting.join(TIMEOUT)
@@ -404,7 +404,7 @@ def test_as_pid_1_of_a_namespace(folder):
         answers: list[str] = []
         thread = active_request(folder, program.port, answers)
         os.kill(outside[0], signal.SIGTERM)
-        program.wait("SIGTERM: stops")
+        program.wait("SIGTERM; finishing")
         (folder / "go").touch()
         thread.join(TIMEOUT)
         assert answers == ["5 1 end"]

@@ -18,7 +18,8 @@ from custom_code import SERVE, custom
 from harness import TIMEOUT, Program, connect, environment, get, held, slow
 
 from endless_py._handoff.channel import Channel
-from endless_py._reload.migration import Migration, Traveller
+from endless_py._reload.migration import Migration
+from endless_py._sockets.connection import MigratingConnection
 
 
 def exchange(connection, path="/"):
@@ -92,7 +93,7 @@ def test_one_connection_goes_through_many_reloads(kind, reloads):
 
 
 def test_a_line_protocol_keeps_its_sessions():
-    """The README's example: several clients, each with a count of its own, ten reloads."""
+    """The documentation's example: several clients, each with a count of its own, ten reloads."""
     with Program("counter_server.py") as program:
         pid = program.wait_serving()
         clients = [socket.create_connection(("127.0.0.1", program.port), TIMEOUT) for _ in range(8)]
@@ -152,7 +153,7 @@ check = current.drain.check
 def answered():
     under_way = len(current.migration._under_way)
     try:
-        said = current.succession.living.channel._socket.recv(1 << 20, socket.MSG_PEEK)
+        said = current.living_successor.channel._socket.recv(1 << 20, socket.MSG_PEEK)
     except BlockingIOError:
         said = b""
     return said.count(b'"taken"') * 16 >= under_way  # it is sent batches of 16
@@ -162,7 +163,7 @@ def look_away():
         time.sleep(0.01)
     check()
 
-if current.number == 0:
+if current.generation == 0:
     current.drain.check = look_away
 """
 
@@ -185,10 +186,10 @@ def test_answers_that_come_all_at_once_make_room_for_the_rest(tmp_path):
 # Where FOLDER/fatal names a signal and a number, the successor sends itself that signal as it
 # takes up that connection; it notes each one before, so that it is known which ones were not.
 FATAL = """
-from endless_py._sockets.traveller import Traveller
+from endless_py._sockets.connection import MigratingConnection
 taken = (folder / "taken").open("ab", buffering=0)
 number, at = map(int, (folder / "fatal").read_text().split())
-take = Traveller.from_json
+take = MigratingConnection.from_json
 
 def count(body, descriptor):
     global at
@@ -200,7 +201,7 @@ def count(body, descriptor):
     return traveller
 
 if endless_py.state()["generation"]:
-    Traveller.from_json = count
+    MigratingConnection.from_json = count
 """
 
 
@@ -322,7 +323,7 @@ def test_what_the_successor_has_not_accepted_is_served_here():
         slow.request("GET", "/slow?3")
         head = slow.getresponse()
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         os.kill(new, signal.SIGSTOP)
         # Nobody but the stopped successor accepts, so this client waits in the queue.
         idle.connect()
@@ -390,10 +391,10 @@ def test_a_receiver_that_drains_passes_a_connection_on(tmp_path):
         a = Gated(tmp_path, program.port, "a")
         place = a.client.sock.getsockname()
         second = program.reload(1, first)
-        program.wait("generation 0: .*accepts no more")
+        program.wait("generation 0: .*finishing ")
         b = Gated(tmp_path, program.port, "b")
         third = program.reload(2, second)
-        program.wait("generation 1: .*accepts no more")
+        program.wait("generation 1: .*finishing ")
         assert program.pids() == sorted([first, second, third])
         assert a.let_go().startswith("0 ")  # it migrates from 0 to 1, which drains, to 2
         program.wait("generation 1: generation 0 .* has ended")
@@ -411,7 +412,7 @@ def test_a_connection_outlives_the_generation_that_would_have_received_it(tmp_pa
         first = program.wait_serving()
         a = Gated(tmp_path, program.port, "a")
         pid = program.reload(1, first)
-        program.wait("generation 0: .*accepts no more")
+        program.wait("generation 0: .*finishing ")
         pid = program.reload(2, pid)
         program.wait("generation 2: generation 1 .* has ended")
         assert a.let_go().startswith("0 ")
@@ -451,7 +452,7 @@ def test_what_the_successor_has_no_descriptor_for_is_told_to_close(tmp_path):
         old = program.wait_serving()
         clients = idle_clients(program, 100)
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         answers = [settle(client) for client in clients]
         told = [body for body, word in answers if word == "close"]
         kept = [body for body, word in answers if word != "close"]
@@ -490,7 +491,7 @@ def test_http_connections_that_opt_out_are_told_to_close(what, tmp_path):
         assert ask(stays, "/stay").startswith("0 ")
         assert ask(other).startswith("0 ")
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         body, word = exchange(stays)
         assert (body[0], word) == ("0", "close")
         body, word = settle(other)
@@ -595,13 +596,16 @@ def test_what_is_let_go_still_reaches_a_receiver_that_reads_late():
     mine, its = socket.socketpair()
     left, right = Channel(mine), Channel(its)
     served, client = socket.socketpair()
-    migration = Migration()
+    process = SimpleNamespace(
+        machine=SimpleNamespace(migrates=True), living_successor=SimpleNamespace(channel=left)
+    )
+    migration = Migration(process)
     while not left.sending:
         left.send({"type": "reload"})
-    migration.add(SimpleNamespace(migrates_to=0), Traveller(served, "", b""))
-    migration.step(left)
+    migration.add(SimpleNamespace(migrates_to=0), MigratingConnection(served, "", b""))
+    migration.step()
     left.send({"type": "replace"})
-    assert migration.let_go() == 1
+    assert migration.leave_to_successor() == 1
     assert len(migration) == 0
     messages = []
     while left.sending:

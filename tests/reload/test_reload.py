@@ -41,7 +41,7 @@ def test_answers_in_flight_come_from_the_old_process_and_new_ones_from_the_new(t
         slow.request("GET", "/slow?1")
         response = slow.getresponse()  # the head has come, the rest is in flight
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         assert get(program.port) == f"1 {new} end"
         assert response.read().decode() == f"0 {old} end"
         slow.close()

@@ -91,7 +91,7 @@ def serve(folder, stays=False, extra=""):
 def reload(program, folder, pid):
     """Reload, and be sure that the old generation drains by now."""
     new = program.reload(1, pid)
-    program.wait("accepts no more")
+    program.wait("finishing ")
     return new
 
 

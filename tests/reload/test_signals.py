@@ -22,7 +22,7 @@ def test_hup_to_the_whole_group_with_forked_handlers(tmp_path):
         threads = [slow_request(tmp_path, program.port, answers) for _ in range(3)]
         os.killpg(pid, HUP)
         new = program.wait_serving(1)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (tmp_path / "go").touch()
         for thread in threads:
             thread.join(TIMEOUT)
@@ -201,7 +201,7 @@ def test_a_main_thread_that_runs_no_handler_loses_no_signal(tmp_path):
         os.kill(new, TERM)
         program.wait_alone(None)
         assert "generation 2" not in program.text
-        assert program.text.count("SIGTERM: stops") == 1
+        assert program.text.count("SIGTERM; finishing") == 1
 
 
 @pytest.mark.parametrize("number", [TERM, INT])
@@ -216,7 +216,7 @@ while True: time.sleep(1000)
         pid = program.wait_serving()
         thread = slow_request(tmp_path, program.port, answers)
         os.kill(pid, number)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (tmp_path / "go").touch()
         thread.join(TIMEOUT)
         assert answers == [f"0 {pid} {pid} end"]
@@ -228,7 +228,7 @@ def test_what_keeps_a_drained_program_alive_is_named(tmp_path):
     with custom(tmp_path, code) as program:
         pid = program.wait_serving()
         new = program.reload(1, pid)
-        program.wait("drained 5 s ago, but the program has not ended; alive: .*the culprit")
+        program.wait("finished 5 s ago, but the program has not ended; alive: .*the culprit")
         for process in (pid, new):  # the new one would linger too
             os.kill(process, signal.SIGKILL)
         program.wait_alone(None)

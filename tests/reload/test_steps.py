@@ -107,7 +107,7 @@ def test_an_incumbent_that_sleeps_while_its_successor_is_replaced_drains_after_a
         second = program.wait_serving(1)
         (folder / "version").write_text("last")
         third = program.reload(2, second)
-        program.wait(rf"\[{second}\] .*drained; serve_forever")
+        program.wait(rf"\[{second}\] .*finished; exiting")
         until_dead(second)
         os.kill(first, signal.SIGCONT)
         program.wait_alone(third)
@@ -159,9 +159,9 @@ def test_a_stop_while_the_incumbent_drains_ends_both(number, who, folder):
         old = program.wait_serving()
         thread = slow_request(folder, program.port, answers)
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         os.kill(old if who == "incumbent" else new, number)
-        program.wait(rf"\[{new}\] generation 1: .*: stops")
+        program.wait(rf"\[{new}\] generation 1: .*; finishing ")
         (folder / "go").touch()
         thread.join(TIMEOUT)
         assert answers == ["v0 end"]
@@ -180,7 +180,7 @@ def test_a_signal_while_the_incumbent_cleans_up(number, folder):
             assert get(program.port) == "v1 end"
             os.kill(old, number)
             if number == TERM:
-                program.wait(rf"\[{new}\] generation 1: .*: stops")
+                program.wait(rf"\[{new}\] generation 1: .*; finishing ")
             elif number == HUP:
                 program.wait(rf"\[{new}\] generation 1: .*: started generation 2")
             else:
@@ -248,7 +248,7 @@ def chain(program, folder, answers):
         threads.append(slow_request(folder, program.port, answers, name))
         (folder / "version").write_text(f"v{generation}")
         pids.append(program.reload(generation, pids[-1]))
-        program.wait(rf"\[{pids[-2]}\] generation {generation - 1}: .* accepts no more")
+        program.wait(rf"\[{pids[-2]}\] generation {generation - 1}: .* finishing ")
     return pids, threads
 
 
@@ -280,7 +280,7 @@ def test_term_to_any_of_a_chain_ends_all_after_their_answers(order, whom, folder
     with Program("steps.py", folder) as program:
         pids, threads = chain(program, folder, answers)
         os.kill(pids[whom], TERM)
-        program.wait(rf"\[{pids[2]}\] generation 2: .*: stops")
+        program.wait(rf"\[{pids[2]}\] generation 2: .*; finishing ")
         for number in order:
             (folder / f"go{number + 1}").touch()
             threads[number].join(TIMEOUT)
@@ -296,7 +296,7 @@ def test_hup_to_any_of_a_chain_starts_one_more(whom, folder):
         (folder / "version").write_text("v3")
         os.kill(pids[whom], HUP)
         last = program.wait_serving(3)
-        program.wait("generation 2: generation 3 .*accepts no more")
+        program.wait("generation 2: generation 3 .*finishing ")
         assert get(program.port) == "v3 end"
         for number in (2, 1):  # the middle one ends first and hands its neighbours on
             (folder / f"go{number}").touch()

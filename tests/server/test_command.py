@@ -74,7 +74,7 @@ def _reload_during_the_script(folder, fifo):
             asks.sendall(b"GET /cgi-bin/slow HTTP/1.0\r\n\r\n")
             program.wait(r"GET /cgi-bin/slow")
             new = program.reload(1, pid)
-            program.wait("accepts no more and drains")
+            program.wait("finishing ")
             waits.sendall(b"GET /cgi-bin/none HTTP/1.0\r\n\r\n")
             assert b" 404 " in waits.makefile("rb").readline()
             with fifo.open("w") as gate:

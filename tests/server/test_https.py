@@ -40,7 +40,7 @@ def test_a_connection_is_told_to_close_and_an_answer_in_flight_is_whole(tmp_path
         while not (tmp_path / "slow").exists():
             pass
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (tmp_path / "go").touch()
         thread.join(TIMEOUT)
         assert answers[0][0].startswith("0 ")
@@ -58,7 +58,7 @@ def test_a_request_during_the_drain_is_answered_with_close(tmp_path):
         kept = secure(program.port)
         assert ask(kept)[1] is None
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         text, connection = ask(kept)
         assert text.startswith("0 ")
         assert connection == "close"

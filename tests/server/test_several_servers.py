@@ -148,7 +148,7 @@ def fill():
 with servers[1]:
     first.start()
     if endless_py.generation():
-        while not servers[0]._serving.ready:
+        while not servers[0]._listener.ready:
             time.sleep(0.001)
         fill()
     servers[1].serve_forever()

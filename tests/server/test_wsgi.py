@@ -169,7 +169,7 @@ def test_a_stream_in_flight_finishes_whole_and_its_connection_migrates(tmp_path)
         response = client.getresponse()
         assert response.getheader("Transfer-Encoding") == "chunked"
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         (tmp_path / "go").touch()
         assert response.read() == f"0 {old} end".encode()
         program.wait_alone(new)

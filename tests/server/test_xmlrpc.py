@@ -92,7 +92,7 @@ def test_a_proxy_keeps_its_connection_and_a_call_in_flight_its_process(tmp_path)
             while not (tmp_path / "slow").exists():
                 assert thread.is_alive()
             new = program.reload(1, old)
-            program.wait("accepts no more")
+            program.wait("finishing ")
             proxy.where()  # may have been on its way when the old one stopped
             assert proxy.where() == [1, new]
             assert proxy("transport")._connection[1].sock.getsockname() == place

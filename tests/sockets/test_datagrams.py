@@ -123,7 +123,7 @@ def test_datagrams_sent_while_no_process_reads_are_read_by_the_one_that_is_left(
         client.connect(("127.0.0.1", program.port))
         client.send(b"slow 5")  # keeps the incumbent draining
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         os.kill(new, signal.SIGKILL)
         for number in range(10):
             client.send(str(number).encode())

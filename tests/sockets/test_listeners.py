@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from endless_py._sockets.listener import Binding, Inheritance, Listener
+from endless_py._sockets.listener import Binding, ListenerSocket, ReceivedListeners
 
 INET, INET6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -41,23 +41,23 @@ def test_the_real_address_decides(real, before, now, family, expected):
 
 
 def test_an_exact_repetition_comes_before_the_real_address():
-    inheritance = Inheritance()
-    first = Binding(INET, STREAM, ("127.0.0.1", 4000), ("localhost", 4000), index=0)
-    second = Binding(INET, STREAM, ("127.0.0.1", 4000), ("127.0.0.1", 4000), index=1)
+    received = ReceivedListeners()
+    first = Binding(INET, STREAM, ("127.0.0.1", 4000), ("localhost", 4000))
+    second = Binding(INET, STREAM, ("127.0.0.1", 4000), ("127.0.0.1", 4000))
     descriptors = [os.dup(0), os.dup(0)]
-    inheritance.waiting = [(first, descriptors[0]), (second, descriptors[1])]
-    assert inheritance.take(INET, STREAM, ("127.0.0.1", 4000)) == (second, descriptors[1])
+    received.waiting = [(first, descriptors[0]), (second, descriptors[1])]
+    assert received.adopt(INET, STREAM, ("127.0.0.1", 4000)) == (second, descriptors[1])
     os.close(descriptors[1])
-    assert inheritance.take(INET, STREAM, ("127.0.0.1", 4000)) == (first, descriptors[0])
-    assert inheritance.take(INET, STREAM, ("127.0.0.1", 4000)) is None
+    assert received.adopt(INET, STREAM, ("127.0.0.1", 4000)) == (first, descriptors[0])
+    assert received.adopt(INET, STREAM, ("127.0.0.1", 4000)) is None
     os.close(descriptors[0])
 
 
 def test_two_ports_of_zero_are_handed_out_in_order():
-    inheritance = Inheritance()
+    received = ReceivedListeners()
     bindings = [Binding(INET, STREAM, ("127.0.0.1", 4000 + n), ("127.0.0.1", 0)) for n in (0, 1)]
-    inheritance.waiting = [(binding, os.dup(0)) for binding in bindings]
-    taken = [inheritance.take(INET, STREAM, ("127.0.0.1", 0)) for _ in bindings]
+    received.waiting = [(binding, os.dup(0)) for binding in bindings]
+    taken = [received.adopt(INET, STREAM, ("127.0.0.1", 0)) for _ in bindings]
     assert [item[0] for item in taken] == bindings
     for item in taken:
         os.close(item[1])
@@ -68,26 +68,31 @@ def test_two_ports_of_zero_are_handed_out_in_order():
 )
 def test_a_binding_survives_json(address):
     family = UNIX if not isinstance(address, tuple) else INET6
-    body = Binding(family, STREAM, address, address, (1, 2)).to_json()
+    binding = Binding(family, STREAM, address, address)
+    binding.inode = (1, 2)
+    body = binding.to_json()
     again = Binding.from_json(body, 7)
     assert again.index == 7
     assert again.inode == (1, 2)
     assert again.to_json() == body
 
 
-def make(address, family=UNIX, inheritance=None):
-    return Listener.wrap(socket.socket(family, STREAM), inheritance or Inheritance()), address
+def make(address, family=UNIX, received=None):
+    return ListenerSocket.wrap(
+        socket.socket(family, STREAM), received or ReceivedListeners()
+    ), address
 
 
 def test_bind_adopts_without_a_second_bind_or_a_leak():
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         with socket.create_server(("127.0.0.1", 0)) as old:
-            binding = Binding(INET, STREAM, old.getsockname(), ("127.0.0.1", 0), index=0)
-            inheritance = Inheritance()
-            inheritance.waiting = [(binding, os.dup(old.fileno()))]
+            binding = Binding(INET, STREAM, old.getsockname(), ("127.0.0.1", 0))
+            binding.index = 0
+            received = ReceivedListeners()
+            received.waiting = [(binding, os.dup(old.fileno()))]
             before = len(os.listdir("/proc/self/fd"))
-            listener, _ = make(None, INET, inheritance)
+            listener, _ = make(None, INET, received)
             listener.bind(("127.0.0.1", 0))
             assert len(os.listdir("/proc/self/fd")) == before  # one came, one went
             assert listener.getsockname() == old.getsockname()
@@ -101,7 +106,8 @@ def test_a_path_is_matched_by_the_file_it_leads_to(tmp_path):
         sock.bind(str(path))
         link.symlink_to(path)
         status = path.stat()
-        binding = Binding(UNIX, STREAM, str(path), str(path), (status.st_dev, status.st_ino))
+        binding = Binding(UNIX, STREAM, str(path), str(path))
+        binding.inode = (status.st_dev, status.st_ino)
         assert binding.matches(UNIX, STREAM, str(link), exact=False)
         assert not binding.matches(UNIX, STREAM, str(other), exact=False)
         other.write_text("")

@@ -166,7 +166,7 @@ def test_it_follows_the_generation_in_charge(folder):
         assert identity(path) == before
         (folder / "code").write_text(good)
         new = program.reload(1, old)
-        program.wait("accepts no more")
+        program.wait("finishing ")
         assert read_pid(path) == new
         program.wait_alone(new)
         assert read_pid(path) == new
@@ -187,7 +187,7 @@ def test_the_incumbent_writes_it_again_when_its_successor_dies(folder):
             while not (folder / "slow").exists():
                 assert client.poll() is None
             new = program.reload(1, old)
-            program.wait("accepts no more")
+            program.wait("finishing ")
             assert read_pid(folder / "pid") == new
             os.kill(new, signal.SIGKILL)
             program.wait("accepts again")

@@ -175,7 +175,7 @@ def test_a_stop_after_a_reload_waits_for_what_the_old_one_serves(group, tmp_path
         thread = slow_request(program, tmp_path, answers)
         os.kill(old, signal.SIGHUP)
         new = int(manager.wait("MAINPID")[1]["MAINPID"])
-        program.wait("accepts no more")
+        program.wait("finishing ")
         if group:
             os.kill(old, signal.SIGTERM)
             program.wait("SIGTERM passed on")
@@ -186,7 +186,7 @@ def test_a_stop_after_a_reload_waits_for_what_the_old_one_serves(group, tmp_path
         assert answers == [f"0 {old} end"]
         program.wait_alone(None)
         assert program.text.index(f"(pid {old}) has ended") < program.text.index(
-            "generation 1: drained"
+            "generation 1: finished; exiting"
         )
         assert "ends what is still active now" not in program.text
 
@@ -211,7 +211,7 @@ def test_the_incumbent_is_the_main_process_again_when_its_successor_dies(tmp_pat
         thread = slow_request(program, tmp_path, answers)
         os.kill(old, signal.SIGHUP)
         new = int(manager.wait("MAINPID")[1]["MAINPID"])
-        program.wait("accepts no more")
+        program.wait("finishing ")
         manager.main = old  # needs NotifyAccess=all, as the main process is dead
         os.kill(new, signal.SIGKILL)
         sender, states = manager.next()

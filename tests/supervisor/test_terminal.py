@@ -65,7 +65,7 @@ def test_a_server_ends_with_its_terminal(shell, reloads, server):
         while len(os.listdir(f"/proc/{pid}/task")) == 1:
             time.sleep(0.01)
         terminal.hang_up()
-        program.wait("SIGHUP from the terminal, which is gone: stops")
+        program.wait("SIGHUP from the terminal, which is gone; finishing")
         connection.request("GET", "/")
         assert connection.getresponse().read() == b"%d end" % reloads
         program.wait_alone(None)

@@ -317,7 +317,7 @@ class Scenarios:
         stop = threading.Thread(target=service.stop)
         with app.active_request() as answers:
             stop.start()
-            until(lambda: ": stops; this one accepts no more" in app.log)
+            until(lambda: "; finishing " in app.log)
         stop.join(TIMEOUT)
         assert answers == [f"0 {its} end"]
         self.is_down(service)
@@ -332,7 +332,7 @@ class Scenarios:
             until(lambda: app.answer().startswith("1 "))  # that is the bridge
             assert service.status()[0] == pid
             stop.start()
-            until(lambda: ": stops; this one accepts no more" in app.log)
+            until(lambda: "; finishing " in app.log)
         stop.join(TIMEOUT)
         assert answers == [f"0 {its} end"]
         self.is_down(service)
@@ -352,7 +352,7 @@ class Scenarios:
             until(lambda: app.answer() == f"1 {its} end")
             assert service.status()[0] == pid
             stop.start()
-            until(lambda: ": stops; this one accepts no more" in app.log)
+            until(lambda: "; finishing " in app.log)
         stop.join(TIMEOUT)
         assert len(answers) == 1
         assert answers[0].startswith("1 ")

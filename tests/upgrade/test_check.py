@@ -172,7 +172,7 @@ def own_command(monkeypatch, tmp_path):
 
     def pretend(*words, directory=tmp_path):
         command = CommandLine(sys.executable, ["python", *words], str(directory))
-        monkeypatch.setattr(process.current.estate, "command", command)
+        monkeypatch.setattr(process.current.spawn, "command", command)
 
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     pretend("app.pyz")

@@ -1,4 +1,4 @@
-"""What whoever watches this process from outside is told: by notifications and a pid file.
+"""What a supervisor is told: by notifications and a pid file.
 
 One generation is in charge at a time, and only that one speaks and owns the file: the
 first from its start, a successor from when the incumbent says so or has ended.
@@ -10,10 +10,7 @@ import os
 import time
 from collections.abc import MutableMapping
 
-from endless_py._handoff.handoff import Successor
-from endless_py._reload.life import Life
-from endless_py._reload.machine import Phase
-from endless_py._reload.servers import Servers
+from endless_py._reload.base import BaseProcess
 from endless_py._supervisor.notify import Notifier, monotonic_usec
 from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, PidFile
 from endless_py._support import log
@@ -25,30 +22,30 @@ if TYPE_CHECKING:
 
 _EXTENSION = 5.0  # seconds of more time that one EXTEND_TIMEOUT_USEC asks for
 _RENEWAL = 2.0
-_RETRY = 0.05  # seconds until a full queue of the manager is tried again
+_RETRY = 0.05  # seconds until a full queue of the supervisor is tried again
 _WRITE_AGAIN = 1.0  # seconds until a pid file that could not be written is tried again
 
 
-class Manager:
-    """The outside, as the generation sees it. Called by one thread at a time."""
+class Supervisor:
+    """The outside, as the process sees it. Called by whoever drives, but where it says so."""
 
-    def __init__(self, life: Life, servers: Servers, environ: MutableMapping[str, str]) -> None:
+    def __init__(self, process: BaseProcess, environ: MutableMapping[str, str]) -> None:
         """Takes its variables out of `environ`, so that no child sees them."""
-        self._life = life
-        self._servers = servers
+        self._process = process
         self.notifier = notifier = Notifier(environ)
         self._default_pid_file = environ.pop(PID_FILE_VARIABLE, None)
         self.in_charge = True
         self.was_in_charge = False  # and has handed over
         self.pid_file: Optional[PidFile] = None
         self.ours: set[int] = set()  # pids of other generations that the pid file may have
+        self._claimed = False  # the pid file is written
         self._told = False
         self._write_at: Optional[float] = None
         self._ping_at: Optional[float] = None
         self._extend_at: Optional[float] = None
         self._extend_until = 0.0
         if notifier.problem:
-            life.log(log.WARNING, f"{notifier.problem}; it is ignored")
+            process.log(log.WARNING, f"{notifier.problem}; it is ignored")
 
     def environment(self) -> dict[str, str]:
         """Return the variables that were taken, for a successor."""
@@ -68,18 +65,26 @@ class Manager:
                 pid_file.check(self.ours)
                 self.pid_file = pid_file
 
-    def serves(self, strict: bool = False) -> bool:
-        """Say so once all servers do; whether it was said now. strict raises PidFileError."""
-        servings = self._servers.all
-        if not self.in_charge or self._told or not servings:
+    def claim_pid_file(self) -> None:
+        """Write it once all servers are ready; in any thread. Raises PidFileError."""
+        ready = all(listener.ready for listener in self._process.listeners.all)
+        if ready and self.in_charge and not self._claimed and self.pid_file is not None:
+            self._claimed = True
+            self.pid_file.write(os.getpid(), self.ours)
+
+    def serves(self) -> bool:
+        """Say so once all servers do; whether it was said now."""
+        listeners = self._process.listeners.all
+        if not self.in_charge or self._told or not listeners:
             return False
-        missing = [str(serving) for serving in servings if not serving.ready]
+        missing = [str(listener) for listener in listeners if not listener.ready]
         if missing:
             self.notifier.send(STATUS=f"waits until {', '.join(missing)} is served")
             return False
-        self._write(os.getpid(), strict)
+        if not self._claimed:
+            self._write(os.getpid())
         self._told = True
-        where = ", ".join(map(str, servings))
+        where = ", ".join(map(str, listeners))
         self.notifier.send(READY=1, MAINPID=os.getpid(), STATUS=f"serves {where}")
         self._ping()
         return True
@@ -87,7 +92,7 @@ class Manager:
     def reloading(self) -> None:
         """A reload begins; the successor has its time to be ready."""
         if self.in_charge:
-            seconds = self._servers.ready_timeout()
+            seconds = self._process.listeners.ready_timeout()
             self.notifier.send(
                 RELOADING=1,
                 MONOTONIC_USEC=monotonic_usec(),
@@ -100,22 +105,23 @@ class Manager:
         if self.in_charge:
             self.notifier.send(READY=1, STATUS=why)
 
-    def hand_over(self, successor: Optional[Successor]) -> None:
+    def hand_over(self, *_: object) -> None:
         """Let the successor be in charge from now on, if this process drains and was.
 
         With a kept pid this one is, until it starts anew and after.
         """
-        if successor is None or successor.bridge:
+        successor = self._process.successor
+        if successor is None or successor.bridge or not self.in_charge:
             return
-        if self._life.phase in (Phase.DRAINING, Phase.DRAINED) and self.in_charge:
+        machine = self._process.machine
+        if machine.migrates or (machine.over and not machine.leaves):
             path = self._let_take(successor.generation, successor.pid)
-            if successor.failure is None:
-                successor.channel.send({"type": "charge", "pid_file": path})
+            successor.say("in_charge", pid_file=path)
 
     def _let_take(self, generation: int, pid: int) -> Optional[str]:
-        """Tell the manager; return the path of the pid file, which is the successor's now.
+        """Tell the supervisor; return the path of the pid file, which is the successor's now.
 
-        Written here, since a manager that follows the file looks there when this process ends.
+        Written here, since one that follows the file looks there when this process ends.
         """
         self.in_charge = False
         self.was_in_charge = True
@@ -134,7 +140,7 @@ class Manager:
             former.take()
             former.remove()
         self._ping()
-        if self._life.phase is Phase.STOPPING:  # told to stop before it was told this
+        if self._process.machine.stops:  # told to stop before it was told this
             self.stopping()
 
     def resumed(self, why: str) -> None:
@@ -145,10 +151,10 @@ class Manager:
             self.notifier.send(MAINPID=os.getpid(), READY=1, STATUS=why)
             self._ping()
 
-    def stopping(self) -> None:
+    def stopping(self, *_: object) -> None:
         """This process stops, and has its time to drain."""
         if self.in_charge:
-            self._extend_until = time.monotonic() + self._servers.longest_drain()
+            self._extend_until = time.monotonic() + self._process.listeners.longest_drain()
             self.notifier.send(STOPPING=1, STATUS="drains and stops")
             self._extend()
 
@@ -178,7 +184,7 @@ class Manager:
         if self._extend_at is not None and now >= self._extend_at:
             self._extend()
 
-    def let_go(self) -> None:
+    def in_forked_child(self) -> None:
         """A forked child speaks to nobody and owns nothing."""
         self.in_charge = False
         self.pid_file = None
@@ -207,7 +213,7 @@ class Manager:
                 raise
             self._write_at = time.monotonic() + _WRITE_AGAIN
             if not failed_before:
-                self._life.log(log.ERROR, f"{error}; serving goes on, and it is tried again")
+                self._process.log(log.ERROR, f"{error}; serving goes on, and it is tried again")
 
 
 def _usec(seconds: float) -> int:

@@ -1,0 +1,99 @@
+"""The words of the handoff: which fields each has, and what a wrong one is answered with.
+
+    successor -> incumbent   adopted index      it has bound this listener
+                             ready index        it serves this listener (null: a new address)
+                             stopping           it was told to stop; do not accept again
+                             superseded         its own successor serves; do not accept again
+                             force              it was told to end everything at once
+                             taken, refused ids these connections
+                             replaced_by        your channel was handed on to me: pid, generation
+                             hand_back          (a descriptor) the channel on which the bridge
+                                                hands everything back
+    incumbent -> successor   in_charge          it is yours to tell the supervisor: pid_file
+                             reloaded           how this reload went: report
+                             reload             a HUP came after the successor was started
+                             stop, force        so did a TERM, or an order to end at once
+                             ancestor_ended     the incumbent's own predecessor has ended
+                             connections        (descriptors) idle ones, to be answered: items
+                             predecessor        (a descriptor) the channel to it, from now on yours
+                             wait_over          to a bridge: the program has ended, hand back
+                             starting           to a bridge: the program is started just now
+
+The greeting that comes before all of them is in `greeting`.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from typing_extensions import TypeGuard
+
+    Fields = dict[str, Callable[[object], bool]]
+
+
+def is_number(value: object, least: int = 0) -> TypeGuard[int]:
+    """Whether what a neighbour said is a whole number of at least that much."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 31
+
+
+def is_pid(value: object) -> bool:
+    return is_number(value, 1)
+
+
+def _is_index(value: object) -> bool:
+    return value is None or is_number(value)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+def _is_path(value: object) -> bool:
+    return value is None or (isinstance(value, str) and "\0" not in value)
+
+
+def _is_report(value: object) -> bool:
+    return value is None or isinstance(value, dict)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+FROM_SUCCESSOR: dict[str, Fields] = {
+    "adopted": {"index": is_number},
+    "ready": {"index": _is_index},
+    "stopping": {},
+    "superseded": {},
+    "force": {},
+    "taken": {"ids": _are_numbers},
+    "refused": {"ids": _are_numbers},
+    "replaced_by": {"pid": is_pid, "generation": is_number},
+    "hand_back": {},
+}
+FROM_PREDECESSOR: dict[str, Fields] = {
+    "in_charge": {"pid_file": _is_path},
+    "reloaded": {"report": _is_report},
+    "reload": {},
+    "stop": {},
+    "force": {},
+    "ancestor_ended": {},
+    "connections": {"items": _is_list},
+    "predecessor": {"pid": is_pid, "own": is_number, "numbers": _is_list},
+    "wait_over": {},
+    "starting": {},
+}
+
+
+def problem(words: dict[str, Fields], body: dict[str, Any]) -> str:
+    """Return what is wrong with a message, "" if nothing is."""
+    word = body.get("type")
+    fields = words.get(word) if isinstance(word, str) else None
+    if fields is None:
+        return f"unknown word {str(word)[:40]!r}"
+    for name, is_right in fields.items():
+        if not is_right(body.get(name)):
+            return f"{word!r} with a wrong {name!r}"
+    return ""

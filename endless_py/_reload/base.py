@@ -1,0 +1,201 @@
+"""What every step of a reload has to do with: this process, its listeners, its neighbours."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from endless_py._handoff.child import Children
+from endless_py._reload.driver import Driver, Retries
+from endless_py._reload.hooks import Hooks
+from endless_py._reload.listeners import Listeners
+from endless_py._reload.machine import TABLE, Event, Machine, State, check
+from endless_py._reload.predecessors import Predecessors
+from endless_py._reload.signals import Signals
+from endless_py._sockets.listener import ReceivedListeners
+from endless_py._support import faults, log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, Callable, Optional
+
+    from endless_py._handoff.successor import Successor
+    from endless_py._reload.listener import Listener
+
+
+class Order:
+    """Something that the process is to do, left by a signal handler or by any thread.
+
+    event is what the machine is to be told, with `what` (the first of it is the name of who asked);
+    number is that of the signal, 0 without one. An order without an event has only hooks, or is a
+    call that is to be made by whoever drives.
+    """
+
+    def __init__(
+        self,
+        event: Optional[Event],
+        *what: Any,
+        number: int = 0,
+        call: Optional[Callable[[], object]] = None,
+    ) -> None:
+        self.event = event
+        self.what = what
+        self.number = number
+        self.call = call
+        self.hooked = False  # the program's hooks before it have run
+
+    @property
+    def name(self) -> str:
+        return str(self.what[0]) if self.what else ""
+
+
+class BaseProcess:
+    """This process, as its steps see it. They reach each other through the machine's table."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.bridge = False
+        self.driver = Driver(self)
+        self.machine = Machine(self.perform, self._owes, self._trace)
+        self.retries = Retries()
+        self.orders: deque[Order] = deque()
+        self.owed: dict[str, str] = {}  # orders that wait for a state: their kind, who asked
+        self.hooks = Hooks(self.log)
+        self.signals = Signals(self.on_signal, self.log)
+        self.listeners = Listeners()
+        self.children = Children()
+        self.predecessors = Predecessors(self.children)
+        self.successor: Optional[Successor] = None  # the last one that was started
+        self.handed: list[Listener] = []  # in the order of the successor's numbers
+        self.received = ReceivedListeners()  # from a predecessor or a service manager
+        self.called = False  # by a command that got no answer at once
+        self.released = False  # drained, and the program's hooks for that have run
+        self.files: dict[str, int] = {}  # what else every generation is handed, by name
+
+    @property
+    def living_successor(self) -> Optional[Successor]:
+        """The successor, unless it has failed."""
+        successor = self.successor
+        return successor if successor is not None and successor.failure is None else None
+
+    def log(self, level: int, text: str) -> None:
+        number = f"{self.generation} (bridge)" if self.bridge else str(self.generation)
+        log.write(level, number, text)
+
+    # -- orders and events ------------------------------------------------
+
+    def post(self, order: Order) -> None:
+        """Leave an order, and have it taken soon; safe in a signal handler and in any thread."""
+        self.leave(order)
+        self.driver.wake()
+
+    def leave(self, order: Order) -> None:
+        """Leave an order for the next step, which the caller sees to."""
+        self.orders.append(order)
+        self.driver.posted = True
+
+    def fire(self, event: Event, *what: Any) -> None:
+        """Tell the machine; only by whoever drives. What an action raises is tried again."""
+        try:
+            self.machine.fire(event, *what)
+        except Exception as error:
+            self.stumbled(error)
+
+    def stumbled(self, error: Exception) -> None:
+        """Something of ours raised: say so, and try again a little later, but not for ever."""
+        say, give_up = self.retries.note()
+        if say:
+            state = self.machine.state.value
+            self.log(log.ERROR, f"{error!r} at {log.where(error)} while {state}; this goes on")
+        if not give_up:
+            return
+        skipped = self.machine.skip()
+        if skipped:
+            self.log(log.ERROR, f"{skipped} was tried in vain and is left out")
+        successor = self.living_successor
+        if self.machine.awaits and successor is not None:
+            successor.fail(f"this process cannot go on with the reload: {error!r}")
+
+    def _trace(self, before: State, event: Event, after: State, listed: bool) -> None:
+        faults.moved(before.name, event.name, after.name)
+        if listed:
+            self.driver.changes = object()
+            return
+        try:
+            check(before, event)
+        except RuntimeError as error:
+            if faults.on():
+                raise
+            self.log(log.ERROR, f"no move is known for {error}; it is ignored")
+            return
+        if event is Event.RELOAD:
+            self.log(log.INFO, f"an order to reload is ignored: this process is {before.value}")
+
+    def _owes(self, kind: str) -> Optional[tuple[Any, ...]]:
+        name = self.owed.pop(kind, None)
+        return None if name is None else (name,)
+
+    # -- supplied by ServerProcess ----------------------------------------
+
+    def perform(self, action: str, what: tuple[Any, ...]) -> None:
+        raise NotImplementedError
+
+    def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        raise NotImplementedError
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def pending(self) -> bool:
+        raise NotImplementedError
+
+    def watched(self) -> dict[int, int]:
+        raise NotImplementedError
+
+    def deadline(self) -> Optional[float]:
+        raise NotImplementedError
+
+    # -- everybody --------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have the process driven soon; safe in a signal handler and in any thread."""
+        self.driver.wake()
+
+    def wake_all(self) -> None:
+        """Wake every loop, and whoever drives."""
+        self.listeners.wake()
+        self.driver.wake()
+
+    def pass_file(self, name: str, descriptor: Optional[int]) -> None:
+        """Keep a duplicate of this descriptor for the generations to come; None: no longer."""
+        new = {} if descriptor is None else {name: os.dup(descriptor)}
+        old = self.files.get(name)
+        self.files = {**{k: v for k, v in self.files.items() if k != name}, **new}
+        if old is not None:
+            os.close(old)
+
+    def drained(self) -> None:
+        """The program's own servers have drained."""
+        for listener in self.listeners.foreign():
+            listener.done = True
+        self.wake()
+
+    def alone(self) -> bool:
+        """Whether this process serves and has no living neighbour."""
+        return (
+            self.machine.at_peace and not self.predecessors.living and self.living_successor is None
+        )
+
+    def is_kept_by(self, successor: Optional[Successor]) -> bool:
+        """Whether this successor is the bridge to what will replace this process in place."""
+        return successor is not None and successor.bridge and not self.bridge
+
+    def serving_process(self) -> bool:
+        """Whether this is the process that serves, and not a fork of it."""
+        return os.getpid() == self.driver.pid
+
+
+def actions() -> set[str]:
+    """Return the names of every action in the table."""
+    return {action for _, names in TABLE.values() for action in names}

@@ -1,0 +1,49 @@
+"""Forks of this process: each gives up what makes the parent a generation."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from endless_py._reload.signals import Signals
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Callable
+
+
+class Forks:
+    """Watches them, from when a forked child would have something of ours."""
+
+    def __init__(
+        self, signals: Signals, lock: threading.RLock, in_child: Callable[[], None]
+    ) -> None:
+        """lock is held while a successor is started: a fork in the middle would keep its pipes."""
+        self._signals = signals
+        self._lock = lock
+        self._in_child = in_child
+        self._watches = False
+
+    def watch(self) -> None:
+        """Watch from now on; each fork pays for the look."""
+        if not self._watches and hasattr(os, "register_at_fork"):
+            self._watches = True
+            os.register_at_fork(
+                before=self._before,
+                after_in_parent=self._after,
+                after_in_child=self._after_in_child,
+            )
+
+    def _before(self) -> None:
+        self._lock.acquire()
+        self._signals.before_fork()
+
+    def _after(self) -> None:
+        self._signals.after_fork()
+        self._lock.release()
+
+    def _after_in_child(self) -> None:
+        try:
+            self._in_child()
+        finally:
+            self._after()

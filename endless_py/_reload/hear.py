@@ -1,0 +1,234 @@
+"""What the neighbours say, and what their ends mean.
+
+A generation has its successor on one side and predecessors on the other, and talks to
+nobody else. `_handoff/words.py` lists the words and checks their fields; here each becomes an
+event, or a call of the step that it concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from endless_py._handoff import words
+from endless_py._reload import migration
+from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.machine import Event
+from endless_py._reload.readiness import Readiness
+from endless_py._reload.reexec import Reexec
+from endless_py._reload.report import Report
+from endless_py._reload.signals import RELOAD
+from endless_py._reload.stop import Stop
+from endless_py._reload.supervisor import Supervisor
+from endless_py._support import log
+from endless_py._support.sigmask import left_by
+from endless_py.exceptions import ChannelError
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from endless_py._handoff.channel import Channel, Message
+    from endless_py._handoff.predecessor import Predecessor
+    from endless_py._handoff.successor import Successor
+    from endless_py._reload.inherit import Inherit
+    from endless_py._reload.migration import Migration
+
+
+@contextmanager
+def _kept_for_later(process: BaseProcess, channel: Channel, heard: list[Message]) -> Iterator[None]:
+    """The first message is being heard; if this process fails to, it is heard again soon.
+
+    What has been taken of it is no longer in it then. A message that is not whole is dropped.
+    """
+    try:
+        yield
+    except Exception as error:
+        wrong = isinstance(error, (LookupError, TypeError, ValueError))
+        if wrong or process.retries.last_try():
+            heard.pop(0).close()
+        channel.unread(heard)
+        raise
+
+
+class HearSuccessor:
+    """Listens to the successor."""
+
+    def __init__(
+        self,
+        process: BaseProcess,
+        readiness: Readiness,
+        stop: Stop,
+        reexec: Reexec,
+        migration: Migration,
+    ) -> None:
+        self._process = process
+        self._readiness = readiness
+        self._stop = stop
+        self._reexec = reexec
+        self._migration = migration
+
+    def step(self) -> None:
+        """Hear what it has said since; at its end, or at a protocol error, it has failed."""
+        successor = self._process.living_successor
+        if successor is None:
+            return
+        heard = successor.receive()
+        while heard:
+            with _kept_for_later(self._process, successor.channel, heard):
+                if successor.failure is None:
+                    self._hear(successor, heard[0])
+            heard.pop(0).close()
+
+    def _hear(self, successor: Successor, message: Message) -> None:
+        body = message.body
+        wrong = words.problem(words.FROM_SUCCESSOR, body)
+        word, index = body.get("type"), body.get("index")
+        if not wrong and isinstance(index, int) and index >= len(successor.bindings):
+            wrong = f"{word!r} of a listener that it was not handed"
+        if wrong:
+            successor.fail(f"protocol error on the handoff channel: {wrong}")
+        elif word == "adopted":
+            self._readiness.heard_adopted(successor, index)  # type: ignore[arg-type]
+        elif word == "ready":
+            self._readiness.heard_ready(successor, index)
+            self._readiness.check()  # before what it may have said after that
+        elif word == "stopping":
+            successor.stopping = True
+            if successor.bridge:
+                self._stop.bridge_stops()
+            self._process.fire(Event.GONE_FOR_GOOD, f"{successor} stops")
+        elif word == "superseded":
+            self._process.fire(Event.SUPERSEDED, f"{successor} was reloaded")
+        elif word == "force":
+            self._process.fire(Event.FORCED, f"a force stop of {successor}")
+        elif word == "hand_back":
+            self._reexec.heard_hand_back(message)
+        elif word == "replaced_by":
+            self._replaced(successor, int(body["pid"]), int(body["generation"]))
+        else:
+            self._migration.answered(body["ids"], word == "taken")
+
+    def _replaced(self, successor: Successor, pid: int, generation: int) -> None:
+        """It is about to end; at the other end of its channel its own successor is from now on."""
+        if successor.child is not None:
+            self._process.children.leave(successor.child)
+        successor.pid, successor.generation = pid, generation
+        if self._process.machine.awaits:  # it was ready, and has been replaced itself since
+            self._process.fire(Event.READY, f"{successor} serves")
+
+
+class HearPredecessors:
+    """Listens to the generations that still drain, and to the one that started this process."""
+
+    def __init__(
+        self,
+        process: BaseProcess,
+        inherit: Inherit,
+        supervisor: Supervisor,
+        report: Report,
+        stop: Stop,
+    ) -> None:
+        self._process = process
+        self._inherit = inherit
+        self._supervisor = supervisor
+        self._report = report
+        self._stop = stop
+
+    def step(self) -> None:
+        """Hear what they have said since, and which of them have ended."""
+        process = self._process
+        for predecessor in list(process.predecessors.living):
+            heard = predecessor.receive()
+            if heard is None:
+                self._ended(predecessor)
+                continue
+            while heard:
+                with _kept_for_later(process, predecessor.channel, heard):
+                    try:
+                        self._hear(predecessor, heard[0])
+                    except ChannelError as error:
+                        process.log(
+                            log.WARNING,
+                            f"{predecessor}: protocol error on the handoff channel, "
+                            f"the message is ignored: {error}",
+                        )
+                heard.pop(0).close()
+
+    def _hear(self, predecessor: Predecessor, message: Message) -> None:
+        process, body = self._process, message.body
+        wrong = words.problem(words.FROM_PREDECESSOR, body)
+        if wrong:
+            raise ChannelError(wrong)
+        word = body["type"]
+        if word == "reload":
+            process.leave(Order(Event.RELOAD, f"a reload passed on by {predecessor}"))
+        elif word == "reloaded":
+            self._report.last = body["report"]
+        elif word == "in_charge":
+            self._supervisor.take_charge(body["pid_file"])
+            process.listeners.wake()
+            self._supervisor.hand_over()
+        elif word == "stop":
+            process.leave(Order(None, call=partial(self._stop.passed_on, predecessor)))
+        elif word == "force":
+            process.leave(Order(Event.FORCE, f"a force stop passed on by {predecessor}"))
+        elif word == "ancestor_ended":
+            predecessor.ancestor = False
+        elif word == "predecessor":
+            process.predecessors.take_over(message, process.generation)
+        elif word == "wait_over":
+            predecessor.waits = True
+        elif word == "starting":
+            successor = process.successor
+            if successor is not None and successor.pid == predecessor.pid:
+                process.fire(Event.STARTED)
+        else:
+            listeners = process.listeners.by_number(predecessor.numbers)
+            migration.receive(predecessor, message, listeners)
+
+    def _ended(self, predecessor: Predecessor) -> None:
+        process = self._process
+        process.predecessors.forget(predecessor)
+        process.received.close()
+        self._inherit.restore_error_output()  # nobody reads it any more
+        successor = process.living_successor
+        if successor is not None and successor.pid == predecessor.pid:
+            return  # its program has ended, and the process starts it anew
+        if predecessor.failure is None:
+            process.log(log.INFO, f"{predecessor} has ended")
+        else:
+            process.log(log.ERROR, f"{predecessor}: {predecessor.failure}; the channel is closed")
+        if process.signals.ours(RELOAD) & left_by(predecessor.pid):
+            name = f"a reload that {predecessor} was told at its very end"
+            process.leave(Order(Event.RELOAD, name))
+        if predecessor.kept:
+            self._kept_pid_ended(predecessor)
+        successor = process.living_successor  # it may have been given up just now
+        if successor is not None and not process.predecessors.living:
+            successor.say("ancestor_ended")
+        if predecessor is process.predecessors.parent:
+            self._parent_ended()
+
+    def _kept_pid_ended(self, predecessor: Predecessor) -> None:
+        """The process whose pid was to be kept is gone: its supervisor starts another one."""
+        process = self._process
+        name = f"pid {predecessor.pid} has ended instead of starting anew"
+        self._stop.say_not_handed_back(name)
+        if process.machine.migrates:
+            process.fire(Event.GONE_FOR_GOOD, name)
+            successor = process.living_successor
+            if successor is not None:
+                successor.say("stop")
+        else:
+            process.fire(Event.STOP, name)
+
+    def _parent_ended(self) -> None:
+        supervisor = self._supervisor
+        if supervisor.was_in_charge or self._process.bridge:
+            return
+        supervisor.in_charge = True  # it was killed before it could hand over
+        if supervisor.serves():
+            self._inherit.say_unused()
+        if self._process.machine.stops:
+            supervisor.stopping()
+        supervisor.hand_over()

@@ -1,0 +1,203 @@
+"""What the process knows of one listener and the server on it; it knows nothing of socketserver.
+
+A listener has a state of its own, in a table as the process has (see `machine`).
+"""
+
+from __future__ import annotations
+
+import enum
+import weakref
+from collections import deque
+
+from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
+from endless_py._sockets.listener import Binding
+from endless_py._sockets.poller import Poller
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+
+class ListenerState(enum.Enum):
+    BOUND = "bound"  # not served yet: the program has not said ready
+    SERVING = "serving"
+    YIELDED = "yielded"  # the successor serves it; this process does not drain yet
+    DRAINING = "draining"  # no more is accepted; it stays open, in case the successor dies
+    CLOSING = "closing"  # what is in its accept queue is served, then it is closed
+    CLOSED = "closed"
+    CUT = "cut"  # the drain's time is over
+    CUT_CLOSED = "cut and closed"  # the same, of one that was to be closed
+
+
+_S = ListenerState
+
+# event -> {state before: state after}; in the others the event changes nothing
+LISTENER_TABLE: dict[str, dict[ListenerState, ListenerState]] = {
+    "ready": {_S.BOUND: _S.SERVING},
+    "yield": {_S.SERVING: _S.YIELDED, _S.BOUND: _S.YIELDED},
+    "drain": {
+        _S.BOUND: _S.DRAINING,
+        _S.SERVING: _S.DRAINING,
+        _S.YIELDED: _S.DRAINING,
+    },
+    "close": {
+        _S.BOUND: _S.CLOSING,
+        _S.SERVING: _S.CLOSING,
+        _S.YIELDED: _S.CLOSING,
+        _S.DRAINING: _S.CLOSING,
+        _S.CUT: _S.CUT_CLOSED,
+    },
+    "queue served": {_S.CLOSING: _S.CLOSED},
+    "cut": {
+        _S.DRAINING: _S.CUT,
+        _S.CLOSING: _S.CUT_CLOSED,
+        _S.CLOSED: _S.CUT_CLOSED,
+    },
+    "resume": {
+        _S.YIELDED: _S.SERVING,
+        _S.DRAINING: _S.SERVING,
+        _S.CUT: _S.SERVING,
+        _S.CUT_CLOSED: _S.CLOSED,
+    },
+}
+
+
+class Listener:
+    """One server's share in a reload.
+
+    Written by whoever drives the process: the state, and what follows from it. Written by the
+    server's own loop: `in_accept`, which is set before `accepting` is read; whoever changes
+    `accepting` looks at `in_accept` after that.
+    """
+
+    own_loop = True  # it is served by a loop of ours
+
+    def __init__(self, server: Any) -> None:
+        self._server = weakref.ref(server)
+        self.connections = Connections()
+        # Connections to serve without an accept.
+        self.arrivals: deque[MigratingConnection] = deque()
+        self.drain_signal: Optional[DrainSignal] = None
+        self.settled: Any = None  # see AcceptLoop._plan()
+        self.migrates_to: Optional[int] = None  # this listener's number for the successor
+        self.poller: Optional[Poller] = None
+        self.binding: Optional[Binding] = None
+        self.entered = False  # its loop runs, or its program has said ready
+        self.ready = False  # it serves, and the predecessor knows
+        self.unchecked = False  # entered while another thread runs the program's checks
+        # The server's RequestHandlerClass, and what is called in its place (None: its own way).
+        self.prepared: tuple[Any, Any] = (None, None)
+        self.shutdown_requested = False
+        self.steady = False  # its loop never runs what may take long
+        self.in_accept = False
+        self.owns_path = True
+        self.loop_thread: Optional[int] = None
+        self.inline_thread: Optional[int] = None
+        self.inline_cut = False
+        self.in_child = False
+        self.handler_end: Any = None  # of a socket pair, while a handler is forked; in it, for good
+        self.drain_deadline: Optional[float] = None
+        self.abandon_at: Optional[float] = None
+        self.paused_until: Optional[float] = None
+        self.full = False  # as many handlers as there may be; the end of one wakes the loop
+        self.no_room_logged = 0.0
+        self._set(ListenerState.SERVING)
+
+    # -- the state --------------------------------------------------------
+
+    def _set(self, state: ListenerState) -> None:
+        self.state = state
+        self.accepting = state is _S.SERVING
+        self.serves_queue = state is _S.CLOSING
+        self.closing = state in (_S.CLOSING, _S.CLOSED, _S.CUT_CLOSED)
+        self.cut = state in (_S.CUT, _S.CUT_CLOSED)
+
+    def hold(self) -> None:
+        """Accept nothing before the program has said ready."""
+        self._set(ListenerState.BOUND)
+
+    def move(self, event: str) -> bool:
+        """Go where an event of the table leads; whether that is another state."""
+        after = LISTENER_TABLE[event].get(self.state)
+        if after is None:
+            return False
+        self._set(after)
+        return True
+
+    @property
+    def drained(self) -> bool:
+        """Whether it accepts nothing and no handler of it is active."""
+        if self.in_accept or self.arrivals or len(self.connections):
+            return False
+        return not (self.serves_queue and self.entered)
+
+    # -- the server -------------------------------------------------------
+
+    @property
+    def server(self) -> Any:
+        return self._server()
+
+    def setting(self, name: str) -> float:
+        """Return a setting of the server, in seconds."""
+        return float(getattr(self._server(), name, 0.0))
+
+    def report(self) -> dict[str, Any]:
+        """Return this server's part of `endless_py.state()`."""
+        active, idle = self.connections.counts()
+        return {
+            "address": str(self),
+            "accepting": self.accepting and self.entered,
+            "active": active,
+            "idle": idle,
+        }
+
+    def fileno(self) -> int:
+        """Return the listener's descriptor, -1 once it is closed."""
+        server = self._server()
+        try:
+            return int(server.fileno()) if server is not None else -1
+        except (OSError, AttributeError, ValueError):
+            return -1
+
+    def wake(self) -> None:
+        """Have its loop look around."""
+        poller = self.poller
+        if poller is not None:
+            poller.wake()
+
+    def close(self) -> None:
+        """Give back what waking the loop needs; only after the loop's end."""
+        poller = self.poller
+        if poller is not None and self.loop_thread is None:
+            self.poller = None
+            poller.close()
+            while self.arrivals:
+                self.arrivals.popleft().socket.close()
+
+    def __str__(self) -> str:
+        return str(self.binding) if self.binding is not None else "a server"
+
+
+class ForeignListener(Listener):
+    """One that `listen()` gave: a server that is not socketserver's accepts on it.
+
+    Nothing is known of its connections.
+    """
+
+    own_loop = False
+
+    def __init__(
+        self,
+        owner: Any,
+        on_drain: Optional[Callable[[], Any]],
+        on_resume: Optional[Callable[[], Any]],
+    ) -> None:
+        """owner has the listener's socket and settings, as a server would."""
+        super().__init__(owner)
+        self._owner = owner
+        self.on_drain, self.on_resume = on_drain, on_resume
+        self.done = False  # the program has said that it has drained
+
+    @property
+    def drained(self) -> bool:
+        return self.done or self.cut

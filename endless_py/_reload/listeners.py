@@ -1,0 +1,199 @@
+"""The listeners of this process, taken together: what is done to all of them at once."""
+
+from __future__ import annotations
+
+import _thread
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from endless_py._reload.listener import ForeignListener, Listener
+from endless_py._sockets.connection import DrainSignal
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Optional
+
+    from endless_py._sockets.listener import Binding
+
+
+class Listeners:
+    """Their list, which is replaced and never changed, and which of them forks in which thread."""
+
+    def __init__(self) -> None:
+        self.all: tuple[Listener, ...] = ()
+        self._lock = threading.Lock()
+        self._forking: dict[int, Listener] = {}
+
+    def add(self, listener: Listener) -> None:
+        """Know one more; those whose server is gone are forgotten."""
+        with self._lock:
+            known = [other for other in self.all if other.server is not None]
+            self.all = (*known, *(() if listener in known else (listener,)))
+
+    def remove(self, listener: Listener) -> None:
+        with self._lock:
+            self.all = tuple(other for other in self.all if other is not listener)
+
+    def wake(self) -> None:
+        """Wake every loop."""
+        for listener in self.all:
+            listener.wake()
+
+    def foreign(self) -> list[ForeignListener]:
+        """Return those that no loop of ours serves."""
+        return [listener for listener in self.all if isinstance(listener, ForeignListener)]
+
+    def any_ready(self) -> bool:
+        return any(listener.ready for listener in self.all)
+
+    # -- settings ---------------------------------------------------------
+
+    def ready_timeout(self) -> float:
+        """Return how many seconds a successor has to be ready."""
+        return max((s.setting("ready_timeout") for s in self.all), default=60.0)
+
+    def longest_drain(self) -> float:
+        """Return how many seconds a drain may take."""
+        return max((s.setting("drain_timeout") for s in self.all), default=0.0)
+
+    def deadline(self) -> Optional[float]:
+        """Return the moment (time.monotonic) at which the drain of one has a next step."""
+        times = [t for s in self.all for t in (s.drain_deadline, s.abandon_at)]
+        return min((t for t in times if t is not None), default=None)
+
+    # -- their sockets ----------------------------------------------------
+
+    def bound(self) -> list[tuple[Listener, Binding, int]]:
+        """Return those with an open socket, each with its binding and descriptor."""
+        found = []
+        for listener in self.all:
+            descriptor = listener.fileno()
+            if listener.binding is not None and descriptor >= 0:
+                found.append((listener, listener.binding, descriptor))
+        return found
+
+    def by_number(self, numbers: Optional[dict[int, int]]) -> dict[int, Listener]:
+        """Return the listeners by the numbers that a predecessor knows them by.
+
+        numbers are those numbers to ours; None: they are the same.
+        """
+        own = {
+            listener.binding.index: listener
+            for listener in self.all
+            if listener.binding is not None and listener.binding.index is not None
+        }
+        if numbers is None:
+            return own
+        return {theirs: own[ours] for theirs, ours in numbers.items() if ours in own}
+
+    def unlink(self) -> None:
+        """Remove the Unix paths that are still theirs."""
+        for listener in self.all:
+            if listener.owns_path and listener.binding is not None:
+                listener.binding.unlink()
+
+    def close(self) -> None:
+        """Have each serve its accept queue and close its socket."""
+        for listener in self.all:
+            if listener.move("close"):
+                listener.wake()
+
+    # -- a drain, and back ------------------------------------------------
+
+    def drain(self) -> tuple[int, float]:
+        """Begin the drain; return how many handlers are active, and the longest time (s)."""
+        now = time.monotonic()
+        active = sum(len(s.connections) for s in self.all)
+        longest = 0.0
+        for listener in self.all:
+            listener.move("drain")
+            timeout = listener.setting("drain_timeout")
+            longest = max(longest, timeout)
+            listener.drain_deadline = now + timeout
+        for listener in self.all:
+            if listener.drain_signal is not None:
+                listener.drain_signal.send(listener.migrates_to is not None)
+        return active, longest
+
+    def end_drain_time(self) -> None:
+        """The time of every drain is over."""
+        now = time.monotonic()
+        for listener in self.all:
+            if listener.drain_deadline is not None and listener.abandon_at is None:
+                listener.drain_deadline = now
+        self.wake()
+
+    def drained(self) -> bool:
+        return all(listener.drained for listener in self.all)
+
+    def cut(self) -> bool:
+        """Whether the time of every drain has been over."""
+        return all(listener.cut for listener in self.all)
+
+    def cutting_inline(self) -> bool:
+        """Whether this thread runs a handler that outlasted the force stop."""
+        ident = threading.get_ident()
+        return any(s.inline_cut and s.inline_thread == ident for s in self.all)
+
+    def resume(self) -> None:
+        """Nobody drains any more, and whoever looks at the next drain signal sees none."""
+        for listener in self.all:
+            if listener.drain_signal is not None:
+                listener.drain_signal = DrainSignal()
+            listener.drain_deadline = listener.abandon_at = None
+
+    def accept_again(self) -> None:
+        """Take back what a successor had taken over."""
+        for listener in self.all:
+            listener.move("resume")
+            if listener.closing:
+                continue
+            listener.owns_path = True
+            server = listener.server
+            if listener.binding is None or listener.binding.kind != socket.SOCK_STREAM:
+                continue
+            with suppress(OSError, AttributeError):  # the successor may have set its own backlog
+                server.socket.listen(server.request_queue_size)
+
+    # -- forks ------------------------------------------------------------
+
+    @contextmanager
+    def forking(self, listener: Listener) -> Iterator[None]:
+        """Mark that what this thread forks now is a handler's process."""
+        self._forking[_thread.get_ident()] = listener
+        try:
+            yield
+        finally:
+            self._forking.pop(_thread.get_ident(), None)
+
+    def forked_for(self) -> Optional[Listener]:
+        """In a forked child: return the listener whose handler it is, None if it is another's."""
+        listener = self._forking.get(_thread.get_ident())
+        self._forking = {}
+        return listener
+
+    def in_forked_child(self, served: Optional[Listener]) -> None:
+        """In a forked child, which may be the process of a handler of `served`."""
+        for other in self.all:
+            other.in_child = True
+            if other.drain_signal is not None:
+                other.drain_signal.in_forked_child()
+            if other.poller is not None:
+                other.poller.close()
+                other.poller = None
+            datagrams = other.binding is not None and other.binding.kind == socket.SOCK_DGRAM
+            if served is not None and not datagrams:  # datagrams are answered through it
+                with suppress(OSError, AttributeError):
+                    other.server.socket.close()
+        self.all = ()
+        self._lock = threading.Lock()
+
+    def at_exit(self) -> None:
+        """The process ends: nothing wakes their loops any more."""
+        for listener in self.all:
+            if listener.poller is not None:
+                listener.poller.close()
+                listener.poller = None

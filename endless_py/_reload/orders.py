@@ -1,0 +1,147 @@
+"""Orders: what signals, commands and the program want, carried out by whoever drives.
+
+Step 1 of a reload. A signal's hooks run before and after its order, as jobs: when nothing is held.
+"""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+
+from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.drain import HandlerCut
+from endless_py._reload.exit import Exit
+from endless_py._reload.machine import Event
+from endless_py._reload.report import Report
+from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP, as_if_not_there
+from endless_py._reload.stop import Stop, pass_on
+from endless_py._supervisor.terminal import Terminal
+from endless_py._support import faults, log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Optional
+
+_EVENTS = {RELOAD: Event.RELOAD, STOP: Event.STOP, FORCE: Event.FORCE}
+
+
+class Orders:
+    """Carries them out, one after the other."""
+
+    def __init__(self, process: BaseProcess, stop: Stop, report: Report, end: Exit) -> None:
+        self._process = process
+        self._stop = stop
+        self._report = report
+        self._exit = end
+        self.terminal: Optional[Terminal] = None
+
+    def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        """In a signal handler: leave a note.
+
+        What else is done here is what the signal would do without this package, before the first
+        server serves and after the last one has drained.
+        """
+        process = self._process
+        role = process.signals.roles.get(number)
+        if number == getattr(signal, CALL):
+            if process.listeners.cutting_inline():
+                raise HandlerCut
+            process.called = True
+            process.wake()
+            return
+        if role not in (None, RELOAD):
+            if process.machine.starting and not process.children.orphans:
+                as_if_not_there(number, frame)
+                return
+            if process.machine.over:
+                self._exit.late_signal(number, frame)
+        process.post(self.from_signal(number))
+
+    def from_signal(self, number: int) -> Order:
+        """Return what a signal means."""
+        role = self._process.signals.roles.get(number)
+        event = None if role is None else _EVENTS[role]
+        return Order(event, signal.Signals(number).name, number=number)
+
+    def step(self) -> None:
+        """Carry out what has come, and what signals have left whose handler did not run."""
+        process = self._process
+        self.note_overdue()
+        if self.terminal is not None:
+            self.terminal.look()
+        while process.orders:
+            self._take(process.orders.popleft())
+
+    def note_overdue(self, last: bool = False) -> None:
+        """Note the signals whose handler has not run in time; last: no time is left."""
+        process = self._process
+        process.orders.extend(map(self.from_signal, process.signals.overdue(last)))
+
+    def _take(self, order: Order) -> None:
+        hooks = self._process.hooks
+        if order.number and not order.hooked and hooks.before_signal[order.number]:
+            self._process.driver.later(partial(self._run_hooks_before, order))
+            return
+        if order.call is not None:
+            order.call()
+        elif order.event is not None:
+            self._carry_out(order)
+        if order.number and hooks.after_signal[order.number]:
+            after = hooks.after_signal[order.number]
+            kind = f"after_signal({order.name}) hook"
+            self._process.driver.later(partial(hooks.run, after, kind))
+
+    def _run_hooks_before(self, order: Order) -> None:
+        hooks = self._process.hooks
+        hooks.run(hooks.before_signal[order.number], f"before_signal({order.name}) hook")
+        order.hooked = True
+        self._process.post(order)
+
+    def _carry_out(self, order: Order) -> None:
+        process, event, name = self._process, order.event, order.name
+        assert event is not None
+        if order.number == signal.SIGHUP and self.terminal and self.terminal.has_just_gone():
+            if not self.terminal.broken and self.terminal.leader in process.predecessors.older:
+                process.log(log.INFO, "SIGHUP ignored: the terminal went with an older generation")
+                return
+            if not process.signals.ignored_hup:
+                event, name = Event.STOP, "SIGHUP from the terminal, which is gone"
+        if event is Event.RELOAD:
+            self._reload(name)
+        elif event in (Event.STOP, Event.FORCE):
+            self._stop.order(event, order.number, name)
+        else:
+            process.fire(event, *order.what)
+
+    def _reload(self, name: str) -> None:
+        process = self._process
+        try:
+            faults.at("signal")
+        except Exception as error:
+            self._report.failed(f"reload failed: {error!r} at {log.where(error)}; serving goes on")
+            return
+        waiting = process.predecessors.waiting()
+        if waiting is not None and process.machine.at_peace:
+            process.log(log.INFO, f"{name}: the kept pid starts the program anew in a moment")
+            self._report.elsewhere(waiting.pid)
+            return
+        process.fire(Event.RELOAD, name)
+
+    # -- actions ----------------------------------------------------------
+
+    def owe_reload(self, name: str) -> None:
+        """Another reload is to follow the present one."""
+        self._process.owed["reload"] = "a reload asked for meanwhile"
+        self._process.log(log.INFO, f"{name} during a reload: another one follows it")
+
+    def pass_on_owed_reload(self, *_: object) -> None:
+        """It is the successor's to do now."""
+        if self._process.owed.pop("reload", None) is not None:
+            self.pass_on_reload("the last order to reload")
+
+    def pass_on_reload(self, name: str) -> None:
+        """Let the successor have an order that came to this process."""
+        successor = pass_on(self._process, "reload", name)
+        if successor is not None:
+            successor.reload_passed_on = True

@@ -1,0 +1,78 @@
+"""The successor failed: what it had taken over is served here again, and its process is reaped."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from endless_py._handoff.child import Child
+from endless_py._reload.base import BaseProcess
+from endless_py._reload.machine import Event
+from endless_py._reload.report import Report
+from endless_py._support import log
+
+
+class Resume:
+    """What follows a failure of step 5 or 6."""
+
+    def __init__(self, process: BaseProcess, report: Report) -> None:
+        self._process = process
+        self._report = report
+
+    def check(self) -> None:
+        """See whether the successor was given up since, for the reason that it has."""
+        process, successor = self._process, self._process.successor
+        if successor is None or successor.failure is None or successor.failure_noted:
+            return
+        successor.failure_noted = True
+        if successor.child is not None:
+            process.children.leave(successor.child)
+            process.children.soon()
+            process.fire(Event.FAILED, str(successor.failure))
+        else:
+            # A successor without a child is the kept pid, which will not come back.
+            why = f"pid {successor.pid} is not replaced: {successor.failure}"
+            process.fire(Event.FAILED if process.machine.awaits else Event.GONE_FOR_GOOD, why)
+        process.wake_all()
+
+    def reap(self) -> None:
+        """See which of the children have ended, and what that means."""
+        process = self._process
+        for child in process.children.reap(process.predecessors.pids()):
+            self._reaped(child)
+
+    def _reaped(self, child: Child) -> None:
+        process, successor = self._process, self._process.successor
+        end = f"generation {child.generation} (pid {child.pid}) {child.status}"
+        if process.machine.aborts and successor is not None and successor.child is child:
+            why = f"{end} before it was ready ({successor.failure})"
+            process.fire(Event.REAPED, f"reload failed: {why}; this one goes on serving")
+        else:
+            process.log(log.INFO, end)
+        if process.machine.at_peace and self._report.again():
+            process.owed["reload"] = "a reload asked for meanwhile"
+            process.machine.go_on()
+
+    # -- actions ----------------------------------------------------------
+
+    def keep_listeners(self, *_: object) -> None:
+        """It had said ready for some of them."""
+        self._process.listeners.accept_again()
+        self._process.wake_all()
+
+    def accept_again(self, why: str) -> None:
+        """It died without a word, and nobody else accepts."""
+        process, successor = self._process, self._process.successor
+        assert successor is not None
+        process.log(log.ERROR, f"{successor} died without a word: {why}; this one accepts again")
+        process.listeners.resume()
+        process.listeners.accept_again()
+        if successor.reload_passed_on:
+            process.owed["reload"] = "a reload asked for meanwhile"
+        for listener in process.listeners.foreign():
+            listener.done = False
+            if listener.on_resume is None:
+                process.log(log.WARNING, f"{listener} has no on_resume; a new successor takes it")
+                process.owed["reload"] = "a reload asked for meanwhile"
+            else:
+                kind = f"on_resume of {listener}"
+                process.driver.later(partial(process.hooks.run, [listener.on_resume], kind))

@@ -1,0 +1,160 @@
+"""Steps 2 and 3: the hooks before a reload, and the start of a successor.
+
+With a kept pid this is done twice: the second time the bridge hands back, and the process
+that it came from is to become its successor.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from endless_py._handoff import command_line
+from endless_py._handoff.successor import Successor
+from endless_py._reload import hooks
+from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.machine import Event
+from endless_py._reload.report import Report
+from endless_py._reload.signals import RELOAD
+from endless_py._reload.supervisor import Supervisor
+from endless_py._supervisor import detect
+from endless_py._support import faults, log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+    from endless_py._sockets.listener import Binding
+
+
+class Spawn:
+    """Starts successors."""
+
+    def __init__(self, process: BaseProcess, supervisor: Supervisor, report: Report) -> None:
+        self._process = process
+        self._supervisor = supervisor
+        self._report = report
+        self.command = command_line.capture()
+        # Held while a successor is started, and by whoever forks: see `process`.
+        self.fork_lock = threading.RLock()
+        self._said: Optional[bool] = None
+
+    # -- what a successor is given ----------------------------------------
+
+    def keeps_pid(self) -> bool:
+        """Whether the next reload keeps the pid; logged when it is first known."""
+        process = self._process
+        settings = [getattr(s.server, "keep_pid", "auto") for s in process.listeners.all]
+        keeps, why = detect.decide(settings, self._supervisor.notifier.enabled)
+        said, self._said = self._said, keeps
+        if keeps is not said and (said is not None or process.predecessors.parent is None):
+            kept = "keeps the pid" if keeps else "gives the new process a pid of its own"
+            process.log(log.INFO, f"a reload {kept}: {why}")
+        return keeps
+
+    def announce(self, *_: object) -> None:
+        """In the first generation: say at once what a reload will do."""
+        if self._process.predecessors.parent is None and self._said is None:
+            self.keeps_pid()
+
+    def greeting(self, generation: int, bridge: bool, kept: bool, ancestor: bool) -> dict[str, Any]:
+        """Return what a successor is told first.
+
+        kept says that this process will be replaced in place, ancestor that it has a living
+        predecessor.
+        """
+        process = self._process
+        older = process.predecessors.older & {os.getsid(0)} | process.predecessors.pids()
+        return {
+            "generation": generation,
+            "bridge": bridge,
+            "own": process.generation,
+            "kept": kept,
+            "ancestor": ancestor,
+            "ignores_terminal": process.signals.ignored_hup,
+            "older": sorted(older),
+        }
+
+    def sockets(self) -> list[tuple[Binding, int]]:
+        """Return what a successor is handed: first those of servers, in their order."""
+        process = self._process
+        own = [(binding, descriptor) for _, binding, descriptor in process.listeners.bound()]
+        return own + process.received.lent()
+
+    def environment(self, bridge: bool) -> dict[str, str]:
+        """Return a successor's, with all that this process took out of its own.
+
+        A bridge is nobody's main process: it has nothing to tell a supervisor.
+        """
+        taken = {} if bridge else self._supervisor.environment()
+        return {**os.environ, **faults.environment(), **taken}
+
+    # -- actions ----------------------------------------------------------
+
+    def prepare(self, name: str) -> None:
+        """Run the `before_reload` hooks, as a job; without any the successor is started at once."""
+        if self._process.hooks.before_reload:
+            self._process.driver.later(lambda: self._run_hooks(name))
+        else:
+            self._process.fire(Event.PREPARED, name)
+
+    def _run_hooks(self, name: str) -> None:
+        for hook in list(self._process.hooks.before_reload):
+            try:
+                hook()
+            except Exception as error:
+                why = f"reload cancelled by {hooks.name_of(hook)}: {error!r}; serving goes on"
+                self._process.post(Order(Event.CANCELLED, why))
+                return
+        self._process.post(Order(Event.PREPARED, name))
+
+    def start(self, name: str) -> None:
+        """Start a successor. It fails at once where that cannot be."""
+        process = self._process
+        number = process.generation + 1
+        bridge = process.bridge or self.keeps_pid()
+        process.successor, process.handed = None, []
+        successor = None
+        try:
+            ancestor = bool(process.predecessors.living)
+            told = self.greeting(number, bridge, bridge and not process.bridge, ancestor)
+            capture = self._report.capture()
+            files = {**process.files, **({} if capture is None else capture.files)}
+            handed = [listener for listener, _, _ in process.listeners.bound()]
+            successor = Successor(told, self.sockets(), files)
+            hold = [n for n, role in process.signals.roles.items() if role == RELOAD]
+            stderr = None if capture is None else capture.writer
+            with self.fork_lock:
+                successor.start(self.command, self.environment(bridge), hold, stderr)
+        except Exception as error:
+            if successor is None or successor.child is None:
+                why = (
+                    f"reload failed: generation {number} cannot be started: "
+                    f"{error if str(error) else repr(error)}; serving goes on"
+                )
+                process.fire(Event.FAILED, why)
+                process.fire(Event.REAPED, why)
+                return
+            # It runs, has the listeners, and will serve them.
+            process.log(log.ERROR, f"{error!r} at {log.where(error)}; the reload goes on")
+        process.successor, process.handed = successor, handed
+        self._report.started(successor)
+        process.log(log.INFO, f"{name}: started {successor}; this one serves until it is ready")
+
+    def hand_back(self, *_: object) -> None:
+        """As a bridge: hand everything to the process that waits to be replaced."""
+        process = self._process
+        predecessor = process.predecessors.waiting()
+        if predecessor is None:
+            return
+        told = self.greeting(process.generation, False, False, len(process.predecessors.living) > 1)
+        handed = [listener for listener, _, _ in process.listeners.bound()]
+        successor = Successor(told, self.sockets(), process.files)
+        successor.become(predecessor)
+        predecessor.waits = False
+        process.successor, process.handed = successor, handed
+        process.log(
+            log.INFO,
+            f"hands back to pid {predecessor.pid}, which starts the program anew; "
+            "this one serves until it is ready",
+        )
