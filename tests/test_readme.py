@@ -140,6 +140,7 @@ def test_every_log_line_of_the_table_is_one_of_the_code():
     assert [line for line in lines if not all(map(written, line.split("...")))] == []
 
 
+@pytest.mark.slow  # pip builds it
 def test_an_installed_package_runs_and_has_the_pages(tmp_path):
     words = MARKED["install-command"].split()
     assert words == ["python3", "-m", "pip", "install", "."]

@@ -46,7 +46,7 @@ class Successor:
         self.ready: set[int] = set()
         self.started: Optional[float] = time.monotonic()
         self.first_ready: Optional[float] = None
-        self.stopping = False  # it has said so, and will not serve
+        self.superseded = False  # its own successor serves
         self.reload_passed_on = False
         self.failure: Optional[str] = None
         self.failure_noted = False

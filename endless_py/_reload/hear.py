@@ -93,12 +93,12 @@ class HearSuccessor:
             self._readiness.heard_ready(successor, index)
             self._readiness.check()  # before what it may have said after that
         elif word == "stopping":
-            successor.stopping = True
             if successor.bridge:
                 self._stop.bridge_stops()
             self._process.fire(Event.GONE_FOR_GOOD, f"{successor} stops")
         elif word == "superseded":
-            self._process.fire(Event.SUPERSEDED, f"{successor} was reloaded")
+            successor.superseded = True
+            self._process.fire(Event.SUPERSEDED)
         elif word == "force":
             self._process.fire(Event.FORCED, f"a force stop of {successor}")
         elif word == "hand_back":
@@ -115,6 +115,8 @@ class HearSuccessor:
         successor.pid, successor.generation = pid, generation
         if self._process.machine.awaits:  # it was ready, and has been replaced itself since
             self._process.fire(Event.READY, f"{successor} serves")
+            if successor.superseded:
+                self._process.fire(Event.SUPERSEDED)
 
 
 class HearPredecessors:

@@ -180,6 +180,8 @@ class Readiness:
         if complete:
             seconds = now - (successor.started or now)
             self._process.fire(Event.READY, f"{successor} is ready after {seconds:.3f} s")
+            if successor.superseded:  # it said so before this process counted it as ready
+                self._process.fire(Event.SUPERSEDED)
         elif successor.started is not None and now >= successor.started + timeout:
             if successor.child is None:
                 with suppress(OSError):  # its channel is open, so the pid is still its own

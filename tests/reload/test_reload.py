@@ -13,7 +13,7 @@ from harness import Load, Program, connect, get, slow
     [
         ("ThreadingHTTPServer", False),
         slow("ThreadingHTTPServer", True),
-        ("ForkingHTTPServer", False),
+        slow("ForkingHTTPServer", False),
         slow("ForkingHTTPServer", True),
         slow("HTTPServer", False),
         ("HTTPServer", True),

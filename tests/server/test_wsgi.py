@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from custom_code import custom
-from harness import TIMEOUT, Load, connect, get
+from harness import TIMEOUT, Load, connect, get, slow
 
 APP = """
 import json
@@ -88,10 +88,10 @@ class Server(endless_py.GracefulMixIn, standard.ThreadingMixIn, theirs.WSGIServe
 @pytest.mark.parametrize(
     ("kind", "handler"),
     [
-        ("WSGIServer", "WSGIRequestHandler"),
+        slow("WSGIServer", "WSGIRequestHandler"),
         ("ThreadingWSGIServer", "WSGIRequestHandler"),
         ("ThreadingWSGIServer", "Modern"),
-        ("Server", "theirs.WSGIRequestHandler"),
+        slow("Server", "theirs.WSGIRequestHandler"),
     ],
 )
 def test_ten_reloads_under_load_lose_nothing(kind, handler, tmp_path):

@@ -7,7 +7,7 @@ import xmlrpc.client
 
 import pytest
 from custom_code import custom
-from harness import TIMEOUT
+from harness import TIMEOUT, slow
 
 CODE = """
 from endless_py.xmlrpc.server import (
@@ -48,7 +48,7 @@ def serve(folder, kind="SimpleXMLRPCServer", protocol="HTTP/1.1"):
 
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], *map(slow, KINDS[1:])])
 def test_calls_over_reloads(kind, protocol, tmp_path):
     with serve(tmp_path, kind, protocol) as program:
         pid = program.wait_serving()

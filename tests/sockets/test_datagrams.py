@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from harness import TIMEOUT, Program
+from harness import TIMEOUT, Program, slow
 
 AT_ONCE = 20  # datagrams under way at one time; far less than any socket's buffer holds
 UDP = ["UDPServer", "ThreadingUDPServer", "ForkingUDPServer"]
@@ -67,7 +67,9 @@ def configure(path, cls, address):
     return path
 
 
-@pytest.mark.parametrize("cls", UDP + UNIX)
+@pytest.mark.parametrize(
+    "cls", [slow(cls) if cls.startswith("Forking") else cls for cls in UDP + UNIX]
+)
 def test_every_datagram_is_answered_over_twenty_reloads(cls, tmp_path):
     unix = cls in UNIX
     address = str(tmp_path / "server") if unix else ["127.0.0.1", 0]

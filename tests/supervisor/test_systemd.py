@@ -295,6 +295,7 @@ def test_lent_listeners_are_adopted_by_address_over_reloads(tmp_path):
                 client.connect(place)
 
 
+@pytest.mark.slow
 def test_what_the_new_code_needs_may_have_been_unused_before(tmp_path):
     used, spare = (listening(socket.AF_INET, ("127.0.0.1", 0)) for _ in range(2))
     first, second = (f"127.0.0.1:{sock.getsockname()[1]}" for sock in (used, spare))

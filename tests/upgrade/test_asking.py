@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from apps import zipapp
-from harness import TIMEOUT, Program, environment, get
+from harness import TIMEOUT, Program, environment, get, slow
 
 UPDATE = """
 from endless_py import upgrade
@@ -29,7 +29,7 @@ def command(*words):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("keep_pid", ["", "1"], ids=["new pid", "kept pid"])
+@pytest.mark.parametrize("keep_pid", ["", slow("1")], ids=["new pid", "kept pid"])
 def test_a_server_looks_when_it_is_asked(keep_pid, tmp_path):
     (tmp_path / "app.pyz").write_bytes(zipapp("1.0", UPDATE))
     (tmp_path / "new.pyz").write_bytes(zipapp("1.0", UPDATE))

@@ -15,6 +15,7 @@ from endless_py import upgrade
 boto3 = pytest.importorskip("boto3", reason="pip install 'endless-py[test]'")
 pytest.importorskip("moto.server", reason="pip install 'endless-py[test]'")
 
+pytestmark = pytest.mark.slow
 CONTENT = os.urandom(300_000)
 SERVER = """
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from apps import tar, zipapp
-from harness import TIMEOUT, environment
+from harness import TIMEOUT, environment, slow
 
 from endless_py import upgrade
 from endless_py.upgrade.swap import Busy
@@ -80,8 +80,15 @@ def tidy(folder, kind):
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("kind", ["file", "link"])
-@pytest.mark.parametrize("outcome", ["ok", "it did not start"])
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        slow("file", "ok"),
+        slow("file", "it did not start"),
+        ("link", "ok"),
+        slow("link", "it did not start"),
+    ],
+)
 def test_sigkill_at_each_step_leaves_a_whole_version_and_the_next_start_goes_on(
     kind, outcome, tmp_path
 ):

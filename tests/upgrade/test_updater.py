@@ -12,7 +12,7 @@ import time
 import pytest
 from apps import tar, zipapp
 from file_server import FileServer
-from harness import TIMEOUT, Load, Program, environment, get
+from harness import TIMEOUT, Load, Program, environment, get, slow
 
 from endless_py import upgrade
 
@@ -277,7 +277,7 @@ def server():
         yield server
 
 
-@pytest.mark.parametrize("keep_pid", ["", "1"], ids=["new pid", "kept pid"])
+@pytest.mark.parametrize("keep_pid", ["", slow("1")], ids=["new pid", "kept pid"])
 def test_five_upgrades_over_http_under_load_lose_nothing(keep_pid, server, tmp_path):
     deployed = Deployed(tmp_path, server, KEEP_PID=keep_pid)
     with deployed.run() as program:
@@ -301,6 +301,7 @@ def test_five_upgrades_over_http_under_load_lose_nothing(keep_pid, server, tmp_p
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_bad_artifacts_are_refused_or_rolled_back_under_load_with_a_clear_line(server, tmp_path):
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     key, other = (ed25519.Ed25519PrivateKey.generate() for _ in range(2))
