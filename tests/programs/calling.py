@@ -76,5 +76,5 @@ with Server(("127.0.0.1", 0), Handler) as server:
     listener = endless_py.listen(
         str(folder / "listener"), on_drain=on_drain, on_resume=lambda: calls("on_resume")
     )
-    threading.Thread(target=endless_py.ready, daemon=True).start()
+    threading.Thread(target=endless_py.ready).start()
     server.serve_forever()
