@@ -110,7 +110,8 @@ class BaseProcess:
             self.log(log.ERROR, f"{error!r} at {log.where(error)} while {state}; this goes on")
         if not give_up:
             return
-        skipped = self.machine.skip()
+        # What is missing now, a descriptor or memory, may be there again later.
+        skipped = "" if isinstance(error, (OSError, MemoryError)) else self.machine.skip()
         if skipped:
             self.log(log.ERROR, f"{skipped} was tried in vain and is left out")
         successor = self.living_successor

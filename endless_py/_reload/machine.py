@@ -51,7 +51,7 @@ class Event(enum.Enum):
     LEFT = "left"  # the last loop has ended, without a drain
     RELOAD = "reload"  # an order
     PREPARED = "prepared"  # the `before_reload` hooks have passed
-    CANCELLED = "cancelled"  # one of them has raised
+    CANCELLED = "cancelled"  # one of them has raised, or a bridge cannot hand back just now
     STARTED = "started"  # the kept pid starts the program just now
     READY = "ready"  # the successor serves all that it has adopted
     FAILED = "failed"  # the successor is given up
@@ -120,6 +120,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.ABORTING, E.EXITING): (S.ENDED, ()),
     (S.HANDING_BACK, E.RELOAD): (S.HANDING_BACK, ("orders.owe_reload",)),
     (S.HANDING_BACK, E.STARTED): (S.HANDING_BACK, ("readiness.restart_clock",)),
+    (S.HANDING_BACK, E.CANCELLED): (S.SERVING, ()),
     (S.HANDING_BACK, E.READY): (S.DRAINING, _BEGIN_DRAIN),
     (S.HANDING_BACK, E.FAILED): (S.STOPPING, ("stop.say_not_handed_back", *_BEGIN_STOP)),
     (S.HANDING_BACK, E.GONE_FOR_GOOD): (S.STOPPING, ("stop.say_not_handed_back", *_BEGIN_STOP)),

@@ -215,8 +215,7 @@ class ServerProcess(BaseProcess):
         self.hear_predecessors.step()
         self._look_at_successor()
         self.resume.reap()
-        if self.machine.at_peace and self.predecessors.waiting() is not None:
-            self.fire(Event.TAKE_BACK)
+        self.spawn.look_who_waits()
         if self.machine.drains:
             self.drain.check()
             self._look_at_successor()  # died since, it would leave nobody who accepts
@@ -274,6 +273,7 @@ class ServerProcess(BaseProcess):
             self.children.due,
             self.retries.again_at,
             self.exit.watch.deadline(),
+            self.spawn.hand_back_at if self.machine.at_peace else None,
             self.signals.deadline(),
             self.readiness.deadline(),
             self.supervisor.deadline(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from endless_py._handoff import command_line
 from endless_py._handoff.successor import Successor
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from endless_py._sockets.listener import Binding
 
+_HAND_BACK_AGAIN = 0.1  # seconds
+
 
 class Spawn:
     """Starts successors."""
@@ -38,6 +41,7 @@ class Spawn:
         # Held while a successor is started, and by whoever forks: see `process`.
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None
+        self.hand_back_at: Optional[float] = None  # it failed; when it is tried again (monotonic)
 
     # -- what a successor is given ----------------------------------------
 
@@ -88,6 +92,13 @@ class Spawn:
         """
         taken = {} if bridge else self._supervisor.environment()
         return {**os.environ, **faults.environment(), **taken}
+
+    def look_who_waits(self) -> None:
+        """As a bridge: whether the kept pid waits for everything to be handed back."""
+        process = self._process
+        if process.machine.at_peace and process.predecessors.waiting() is not None:
+            if self.hand_back_at is None or time.monotonic() >= self.hand_back_at:
+                process.fire(Event.TAKE_BACK)
 
     # -- actions ----------------------------------------------------------
 
@@ -149,8 +160,16 @@ class Spawn:
             return
         told = self.greeting(process.generation, False, False, len(process.predecessors.living) > 1)
         handed = [listener for listener, _, _ in process.listeners.bound()]
-        successor = Successor(told, self.sockets(), process.files)
-        successor.become(predecessor)
+        try:
+            successor = Successor(told, self.sockets(), process.files)
+            successor.become(predecessor)
+        except Exception as error:
+            if self.hand_back_at is None:
+                process.log(log.ERROR, f"cannot hand back: {error}; it is tried again")
+            self.hand_back_at = time.monotonic() + _HAND_BACK_AGAIN
+            process.fire(Event.CANCELLED)
+            return
+        self.hand_back_at = None
         predecessor.waits = False
         process.successor, process.handed = successor, handed
         process.log(
