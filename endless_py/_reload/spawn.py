@@ -96,9 +96,9 @@ class Spawn:
     def look_who_waits(self) -> None:
         """As a bridge: whether the kept pid waits for everything to be handed back."""
         process = self._process
-        if process.machine.at_peace and process.predecessors.waiting() is not None:
-            if self.hand_back_at is None or time.monotonic() >= self.hand_back_at:
-                process.fire(Event.TAKE_BACK)
+        due = self.hand_back_at is None or time.monotonic() >= self.hand_back_at
+        if process.machine.at_peace and process.predecessors.waiting() is not None and due:
+            process.fire(Event.TAKE_BACK)
 
     # -- actions ----------------------------------------------------------
 
