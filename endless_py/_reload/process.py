@@ -342,7 +342,7 @@ class Generation:
         found.update(self.reports.watched())
         found.update(self.estate.watched())
         if self.terminal is not None:
-            found[self.terminal.fileno()] = READ
+            found.update(self.terminal.watched())
         found.pop(-1, None)
         return found
 
