@@ -15,7 +15,7 @@ from contextlib import suppress
 from endless_py._control.socket import PREFIX, peer, private_folder
 from endless_py._handoff.channel import Channel
 from endless_py._sockets.poller import READ, WRITE
-from endless_py._support.descriptors import above_standard
+from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -162,7 +162,7 @@ def is_alive(pid: int) -> bool:
 
 def _try_connect(pid: int, deadline: Deadline) -> Optional[Client]:
     for address in addresses(pid):
-        sock = above_standard(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock = keep_socket_off_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             left = deadline.remaining()
             sock.settimeout(5.0 if left is None else min(5.0, left))

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from endless_py._handoff.channel import Channel
 from endless_py._sockets.poller import READ, WRITE
-from endless_py._support.descriptors import above_standard
+from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -122,7 +122,7 @@ class ControlSocket:
         """Start to listen, unless it does; raises OSError when that cannot be."""
         if self._socket is not None or not hasattr(socket, "AF_UNIX"):
             return
-        sock = above_standard(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock = keep_socket_off_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             if sys.platform.startswith("linux"):
                 sock.bind(f"\0{PREFIX}{os.getpid()}/{os.urandom(6).hex()}")
@@ -181,7 +181,7 @@ class ControlSocket:
                 return
             if may_ask(sock):
                 with suppress(OSError):
-                    self.conversations.append(Conversation(above_standard(sock)))
+                    self.conversations.append(Conversation(keep_socket_off_standard_streams(sock)))
             else:
                 sock.close()
 

@@ -1,18 +1,24 @@
 """The last lines of error output of a successor whose outcome somebody waits for.
 
 Its standard error is a pipe then, from which the incumbent passes everything on to its own.
-When the successor is ready it takes the real one back and reads the pipe itself, until
-what it has started meanwhile has no use for the pipe any more. If the incumbent ends before,
-a thread of the successor reads it until then.
+When the successor is ready it makes the original one its standard error again, and reads the pipe
+itself: programs that it has started meanwhile still write to it. If the incumbent ends before
+that, a thread of the successor reads the pipe until then.
+
+What is passed on and cannot be written at once is dropped, as a log line is: see log.py.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
+import stat
+import sys
 from contextlib import suppress
 
-from endless_py._sockets.poller import READ, Waiter
+from endless_py._sockets.poller import READ, Poller
+from endless_py._support import log
+from endless_py._support.descriptors import keep_off_standard_streams, pipe
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -27,20 +33,24 @@ class ErrorOutput:
     """The reading end, in whichever process has it."""
 
     def __init__(self, reader: int, target: int) -> None:
-        """What comes out of `reader` is written to `target`; the reader is closed at its end."""
+        """What comes out of `reader` is written to `target`; the reader is closed at its end.
+
+        A target other than 2 is closed when it is restored.
+        """
         os.set_blocking(reader, False)
         self._reader = reader
         self._target = target
         self._last = b""
-        self._guard: Optional[tuple[int, Waiter, _thread.LockType]] = None
+        self._guard: Optional[tuple[int, Poller, _thread.LockType]] = None
         self.restored = False
+        self._restoring = _thread.allocate_lock()
 
     def fileno(self) -> int:
         """Return the reader's descriptor, -1 once it is closed."""
         return self._reader
 
     def pass_on(self) -> None:
-        """Write what has come to where it belongs. Never waits for more."""
+        """Write what has come to where it belongs. Never waits, neither for more nor for room."""
         while self._reader >= 0:
             try:
                 data = os.read(self._reader, 65536)
@@ -52,9 +62,10 @@ class ErrorOutput:
                 self.close()
                 return
             self._last = (self._last + data)[-_KEPT:]
-            with suppress(OSError):
-                while data:
-                    data = data[os.write(self._target, data) :]
+            if self._target == 2:
+                log.standard_error.pass_on(data)
+            else:
+                log.write_at_once(self._target, data)
 
     def lines(self) -> list[str]:
         """Return the last lines."""
@@ -68,22 +79,22 @@ class ErrorOutput:
         A program that writes more than a pipe holds before it is ready would else wait for ever.
         """
         with suppress(OSError, RuntimeError):  # no room for it: the incumbent should live then
-            waiter, runs = Waiter(), _thread.allocate_lock()
-            waiter.watch({channel: 0})  # its end is told all the same
+            poller, runs = Poller(), _thread.allocate_lock()
+            poller.watch({channel: 0})  # its end is told all the same
             runs.acquire()
-            self._guard = os.getpid(), waiter, runs
+            self._guard = os.getpid(), poller, runs
             try:
-                _thread.start_new_thread(self._stand_guard, (waiter, runs))
+                _thread.start_new_thread(self._stand_guard, (poller, runs))
             except RuntimeError:
                 self._guard = None
-                waiter.close()
+                poller.close()
                 raise
 
-    def _stand_guard(self, waiter: Waiter, runs: _thread.LockType) -> None:
+    def _stand_guard(self, poller: Poller, runs: _thread.LockType) -> None:
         try:
-            while not waiter.wait(None)[1] and self._reader >= 0:
+            while not poller.wait(None)[1] and self._reader >= 0:
                 self.pass_on()
-                waiter.watch({self._reader: READ} if self._reader >= 0 else {})
+                poller.watch({self._reader: READ} if self._reader >= 0 else {})
         finally:
             runs.release()
 
@@ -91,21 +102,46 @@ class ErrorOutput:
         guard, self._guard = self._guard, None
         if guard is None:
             return
-        pid, waiter, runs = guard
+        pid, poller, runs = guard
         if pid == os.getpid():  # else the program has forked, and the thread is the parent's
-            waiter.wake()
+            poller.interrupt()
             with runs:  # the thread holds it until it ends
                 pass
-        waiter.close()
+        poller.close()
 
     def restore(self) -> None:
-        """In the successor: make the target the standard error of this process again."""
-        self._end_guard()
-        self.restored = True
-        with suppress(OSError):
-            os.dup2(self._target, 2)
-            os.close(self._target)
+        """In the successor: make the target the standard error of this process again.
+
+        It is done once; another thread that asks for it meanwhile waits until it is done.
+        """
+        with self._restoring:
+            if self.restored:
+                return
+            self._end_guard()
+            self.restored = True
+            target = self._target
+            if self._is_captured():
+                try:
+                    os.dup2(target, 2)
+                except OSError:
+                    return  # 2 is the pipe still, into which what comes out of it must not go
+                log.standard_error.accept()
             self._target = 2
+            if target != 2:
+                with suppress(OSError):
+                    os.close(target)
+
+    def _is_captured(self) -> bool:
+        """Whether 2 is the pipe still; the program may have a standard error of its own now."""
+        try:
+            found = os.fstat(2)
+            if not stat.S_ISFIFO(found.st_mode):
+                return False
+            # Elsewhere the two ends of a pipe do not have the same number.
+            linux = sys.platform.startswith("linux")
+            return not linux or found.st_ino == os.fstat(self._reader).st_ino
+        except OSError:
+            return False
 
     def close(self) -> None:
         if self._reader >= 0:
@@ -118,9 +154,11 @@ class Capture:
 
     def __init__(self) -> None:
         """Raises OSError when there is no standard error, or no descriptor left."""
-        self.original = os.dup(2)
+        if not log.standard_error.is_there():
+            raise OSError("there is no standard error")
+        self.original = keep_off_standard_streams(os.dup(2))
         try:
-            reader, self.writer = os.pipe()
+            reader, self.writer = pipe()
         except OSError:
             os.close(self.original)
             raise
@@ -143,4 +181,4 @@ def taken_back(files: dict[str, int]) -> Optional[ErrorOutput]:
     original, reader = files.pop(ORIGINAL, None), files.pop(READER, None)
     if original is None or reader is None:
         return None
-    return ErrorOutput(reader, original)
+    return ErrorOutput(keep_off_standard_streams(reader), keep_off_standard_streams(original))

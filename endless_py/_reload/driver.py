@@ -157,7 +157,7 @@ class Driver:
         free = self._wake_free()
         helper = self._helper
         if helper is not None:
-            helper.poller.wake()
+            helper.poller.interrupt()
         elif not free and self._driven.pending():
             self._start_helper()
 
@@ -238,7 +238,7 @@ class Driver:
         helper = self._helper
         if helper is not None and helper.ident != _thread.get_ident():
             helper.quits = True
-            helper.poller.wake()
+            helper.poller.interrupt()
             with helper.drives:  # it holds this until it ends, or until it runs the program's code
                 pass
 

@@ -163,7 +163,7 @@ class Listener:
         """Have its loop look around."""
         poller = self.poller
         if poller is not None:
-            poller.wake()
+            poller.interrupt()
 
     def close(self) -> None:
         """Give back what waking the loop needs; only after the loop's end."""

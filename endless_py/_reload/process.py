@@ -257,7 +257,7 @@ class ServerProcess(BaseProcess):
         found.update(self.report.watched())
         found.update(self.inherit.watched())
         if self.ordering.terminal is not None:
-            found[self.ordering.terminal.fileno()] = READ
+            found.update(self.ordering.terminal.watched())
         found.pop(-1, None)
         return found
 

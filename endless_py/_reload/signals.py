@@ -9,7 +9,7 @@ import threading
 import time
 from types import FrameType
 
-from endless_py._sockets.poller import Waker
+from endless_py._sockets.poller import SelfPipe
 from endless_py._support import log
 from endless_py._support.sigmask import block, unblock
 
@@ -48,7 +48,7 @@ class Signals:
         self._hooked: set[int] = set()
         self._installed = False
         self._previous: dict[int, Any] = {}
-        self._waker: Optional[Waker] = None
+        self._pipe: Optional[SelfPipe] = None
         self._ran: set[int] = set()  # its handler ran, its number was not read yet
         self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
         self._taken: set[int] = set()  # taken in the handler's place
@@ -85,13 +85,13 @@ class Signals:
             return
         self._installed = True
         foreign = self._update()
-        waker = Waker()
-        before = signal.set_wakeup_fd(waker.sender(), warn_on_full_buffer=False)
+        pipe = SelfPipe()
+        before = signal.set_wakeup_fd(pipe.sender(), warn_on_full_buffer=False)
         if before == -1:
-            self._waker = waker
+            self._pipe = pipe
         else:  # another library's stays
             signal.set_wakeup_fd(before)
-            waker.close()
+            pipe.close()
         if foreign:
             self._say_foreign()
 
@@ -136,7 +136,7 @@ class Signals:
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable at a signal, -1 when there is none."""
-        return self._waker.fileno() if self._waker is not None else -1
+        return self._pipe.fileno() if self._pipe is not None else -1
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `overdue()` may have something."""
@@ -148,8 +148,8 @@ class Signals:
         last says that no time is left.
         """
         now = time.monotonic()
-        if self._waker is not None:
-            for number in set(self._waker.clear()) & self._previous.keys():
+        if self._pipe is not None:
+            for number in set(self._pipe.clear()) & self._previous.keys():
                 if number in self._ran:
                     self._ran.discard(number)
                 else:
@@ -176,14 +176,14 @@ class Signals:
             self._give_back(number, before)
         self._previous = {}
         self._installed = False
-        self._close_waker()
+        self._close_pipe()
 
     def before_fork(self) -> None:
         """Hold back what a child would write to this process's pipe until it lets go of that.
 
         A signal to the whole group, as of a terminal or of systemd, would count twice here.
         """
-        if self._waker is not None:
+        if self._pipe is not None:
             self._forking[_thread.get_ident()] = block(self._previous)
 
     def after_fork(self) -> None:
@@ -200,7 +200,7 @@ class Signals:
         """
         self._handler = self._end_handler
         self._taken.clear()
-        self._close_waker()
+        self._close_pipe()
 
     def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:
         """It finishes its response; a second order to end, or to force that, ends it."""
@@ -210,13 +210,13 @@ class Signals:
         if role == STOP:
             signal.signal(number, signal.SIG_DFL)
 
-    def _close_waker(self) -> None:
-        if self._waker is not None:
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
             now = signal.set_wakeup_fd(-1)
-            if now not in (-1, self._waker.sender()):
+            if now not in (-1, self._pipe.sender()):
                 signal.set_wakeup_fd(now)
-            self._waker.close()
-            self._waker = None
+            self._pipe.close()
+            self._pipe = None
 
 
 def as_if_not_there(number: int, frame: Optional[FrameType]) -> None:

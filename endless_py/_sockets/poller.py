@@ -1,4 +1,4 @@
-"""Waiting without polling: a poll() that any thread or signal handler can wake."""
+"""Waiting without polling: a poll() that any thread or signal handler can end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import select
 import socket
 from contextlib import suppress
+
+from endless_py._support.descriptors import keep_socket_off_standard_streams
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -15,11 +17,11 @@ READ: int = getattr(select, "POLLIN", 1)
 WRITE: int = getattr(select, "POLLOUT", 4)
 
 
-class Waker:
-    """A self-pipe: `wake()` makes `fileno()` readable, from any thread, at any time."""
+class SelfPipe:
+    """Ends a poll(): `write()` makes `fileno()` readable, from any thread, at any time."""
 
     def __init__(self) -> None:
-        self._receiver, self._sender = socket.socketpair()
+        self._receiver, self._sender = map(keep_socket_off_standard_streams, socket.socketpair())
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
 
@@ -27,16 +29,16 @@ class Waker:
         return self._receiver.fileno()
 
     def sender(self) -> int:
-        """The descriptor that wakes when a byte is written to it."""
+        """Return the descriptor for signal.set_wakeup_fd(): a byte written to it is read here."""
         return self._sender.fileno()
 
-    def wake(self) -> None:
-        # A full pipe wakes as well as one byte more would; a closed one has nobody to wake.
+    def write(self) -> None:
+        # A full one is readable already; nobody waits for a closed one.
         with suppress(OSError):
             self._sender.send(b"\0")
 
     def clear(self) -> bytes:
-        """Return what was written: a zero for each wake(), a number for each signal."""
+        """Return what was written: a zero for each write(), a number for each signal."""
         found = b""
         with suppress(OSError):
             while True:
@@ -51,17 +53,18 @@ class Waker:
         self._sender.close()
 
 
-class Waiter:
-    """poll() and a waker. Only the thread that waits may call anything but `wake()`."""
+class Poller:
+    """poll() and a self-pipe. Only the thread that waits may call anything but `interrupt()`."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
         self._known: dict[int, int] = {}
-        self._waker = Waker()
-        self._poll.register(self._waker.fileno(), READ)
+        self._self_pipe = SelfPipe()
+        self._poll.register(self._self_pipe.fileno(), READ)
 
-    def wake(self) -> None:
-        self._waker.wake()
+    def interrupt(self) -> None:
+        """End the `wait()` of now, or the next one."""
+        self._self_pipe.write()
 
     def watch(self, descriptors: dict[int, int]) -> None:
         """Wait for exactly these descriptors (each with READ, WRITE or both) from now on."""
@@ -84,21 +87,17 @@ class Waiter:
             self._poll.unregister(descriptor)
 
     def wait(self, timeout: Optional[float]) -> tuple[set[int], bool]:
-        """Return the descriptors that are ready, and whether somebody called `wake()`.
+        """Return the descriptors that are ready, and whether somebody called `interrupt()`.
 
         timeout is in seconds, None waits for ever.
         """
         milliseconds = None if timeout is None else max(0, math.ceil(timeout * 1000))
         ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
-        woken = self._waker.fileno() in ready
-        if woken:
-            ready.discard(self._waker.fileno())
-            self._waker.clear()
-        return ready, woken
+        interrupted = self._self_pipe.fileno() in ready
+        if interrupted:
+            ready.discard(self._self_pipe.fileno())
+            self._self_pipe.clear()
+        return ready, interrupted
 
     def close(self) -> None:
-        self._waker.close()
-
-
-Poller = Waiter
-SelfPipe = Waker
+        self._self_pipe.close()

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import MutableMapping
 from contextlib import suppress
 
+from endless_py._support.descriptors import keep_socket_off_standard_streams
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional, Union
@@ -82,7 +84,9 @@ class Notifier:
         try:
             if self._socket is None and self._unsent:
                 # Kept open: a watchdog wants its ping when no descriptor is left, too.
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._socket = keep_socket_off_standard_streams(
+                    socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                )
                 self._socket.setblocking(False)
             while self._unsent and self._socket is not None and self._address is not None:
                 self._socket.sendto(

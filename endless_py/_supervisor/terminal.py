@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import select
 import time
+from contextlib import suppress
+
+from endless_py._support.descriptors import keep_off_standard_streams
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Optional
 
 # Seconds in which the HUP follows. A broken terminal's may be passed on by the shell; the
 # kernel sends that of a leader's end just before it.
@@ -22,45 +25,42 @@ class Terminal:
     It goes away in two ways: its other end is closed (a connection breaks, a window is
     closed), or the first process of the session ends and leaves the others without it. That
     process, a shell, may end in peace and send its background jobs nothing; a HUP long after
-    that is an operator's. So the moment is noted: where the system has epoll and pidfd, a
-    descriptor becomes readable then. Elsewhere only the first way is seen.
+    that is an operator's. So the moment is noted at which one of `watched()` is ready; where the
+    system has no pidfd, the second way is not seen.
     """
 
     def __init__(self) -> None:
         self.leader = 0  # of the session
         self.broken = False  # it went in the first of the two ways
         self._descriptor = self._leader_end = -1
-        self._epoll: Any = None
         self._gone_at: Optional[float] = None
         try:
             flags = os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
-            self._descriptor = os.open("/dev/tty", flags)
+            self._descriptor = keep_off_standard_streams(os.open("/dev/tty", flags))
         except OSError:
             return
         self.leader = os.getsid(0)
-        try:
-            self._leader_end = os.pidfd_open(self.leader)  # type: ignore[attr-defined,unused-ignore]
-            self._epoll = select.epoll()
-            self._epoll.register(self._descriptor, 0)  # its end is always reported
-            self._epoll.register(self._leader_end, select.EPOLLIN)
-        except (OSError, AttributeError):
-            pass
+        with suppress(OSError, AttributeError):
+            end: int = os.pidfd_open(self.leader)  # type: ignore[attr-defined,unused-ignore]
+            self._leader_end = keep_off_standard_streams(end)
 
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the terminal goes, or -1."""
-        return int(self._epoll.fileno()) if self._epoll is not None else -1
+    def watched(self) -> dict[int, int]:
+        """Return the descriptors that are ready when the terminal has gone."""
+        # The end of the first is told whatever is asked for; what is typed is not for us.
+        found = {self._descriptor: 0, self._leader_end: select.POLLIN}
+        found.pop(-1, None)
+        return found
 
     def look(self) -> None:
         """Note whether the terminal is gone."""
-        if self._descriptor < 0:
-            return
-        poll = select.poll()  # epoll may tell a little later
-        poll.register(self._descriptor, 0)
-        if self._leader_end >= 0:
-            poll.register(self._leader_end, select.POLLIN)
-        gone = {number for number, _ in poll.poll(0)}
-        if gone:
-            self._note(self._descriptor in gone)
+        watched = self.watched()
+        if watched:
+            poll = select.poll()
+            for descriptor, events in watched.items():
+                poll.register(descriptor, events)
+            gone = {descriptor for descriptor, _ in poll.poll(0)}
+            if gone:
+                self._note(self._descriptor in gone)
 
     def has_just_gone(self) -> bool:
         """Whether a HUP that came now is the terminal's."""
@@ -79,10 +79,6 @@ class Terminal:
 
     def close(self) -> None:
         """Watch no longer."""
-        if self._epoll is not None:
-            self._epoll.close()
-            self._epoll = None
-        for descriptor in (self._descriptor, self._leader_end):
-            if descriptor >= 0:
-                os.close(descriptor)
+        for descriptor in self.watched():
+            os.close(descriptor)
         self._descriptor = self._leader_end = -1

@@ -1,36 +1,265 @@
-"""Where log lines go: the program's own logging if it set one up, else standard error."""
+"""Where log lines go: the program's own logging if it set one up, else standard error.
+
+Nothing here waits. A pipe, a socket or a terminal that nobody reads fills up, and whoever writes to
+it then waits until somebody reads; a loop that did so would serve nobody.
+"""
 
 from __future__ import annotations
 
+import _thread
+import io
 import os
+import select
+import socket
+import stat
 import sys
 import time
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
 
 INFO = 20
 WARNING = 30
 ERROR = 40
 
+# A pipe that poll() finds writable takes this much at once; a longer line goes in pieces.
+_PIECE = getattr(select, "PIPE_BUF", 512)
+# What another process has said must not move a terminal's cursor.
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_ESCAPED[ord("\n")] = " "
+
 
 def write(level: int, generation: str, text: str) -> None:
-    """Write one line that carries the pid and the generation.
+    """Write one line that carries the pid and the generation. Never waits, never raises OSError.
 
     level is one of logging's numbers. A program that never imported logging
-    cannot have configured it, so that import is not paid for here. Standard
-    error that is closed or full must not take the server down: such a line is lost.
+    cannot have configured it, so that import is not paid for here.
     """
-    text = text.replace("\n", " ")
+    text = text.translate(_ESCAPED)
     logging = sys.modules.get("logging")
     if logging is not None:
         logger = logging.getLogger("endless_py")
         if logger.hasHandlers():
-            logger.log(level, "[%d] generation %s: %s", os.getpid(), generation, text)
+            _write_to_logger(logger, level, "[%d] generation %s: %s", generation, text)
             return
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    standard_error.write_line(generation, text)
+
+
+def _write_to_logger(logger: Any, level: int, form: str, generation: str, text: str) -> None:
+    """Have the program's handlers write it, where none of them would wait for standard error."""
+    if not logger.isEnabledFor(level):
+        return
+    if _ends_at_standard_error(logger):
+        if not standard_error.has_room():
+            standard_error.count_dropped()
+            return
+        dropped = standard_error.take_dropped()
+        if dropped:
+            logger.log(WARNING, form, os.getpid(), generation, _say_dropped(dropped))
+    logger.log(level, form, os.getpid(), generation, text)
+
+
+def _ends_at_standard_error(logger: Any) -> bool:
+    while logger is not None:
+        for handler in logger.handlers:
+            stream = getattr(handler, "stream", None)
+            if stream is not None and _is_plain(stream):
+                return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
+def _is_plain(stream: Any) -> bool:
+    """Whether this is Python's own kind of text file, on descriptor 2 and not replaced."""
+    # Exactly that class: another one may do more than to write what it is given.
+    if type(stream) is not io.TextIOWrapper:
+        return False
     try:
-        sys.stderr.write(f"{now} endless_py[{os.getpid()}] generation {generation}: {text}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
+        return stream.fileno() == 2
+    except (OSError, ValueError):
+        return False
+
+
+def _say_dropped(count: int) -> str:
+    lines = "1 line" if count == 1 else f"{count} lines"
+    return f"{lines} dropped: standard error could not be written at once"
+
+
+class StandardError:
+    """Standard error of this process, and what could not be written to it.
+
+    There is one for the process, `log.standard_error`: what descriptor 2 was when this module was
+    imported, and how many lines were dropped since the last one that got through.
+    """
+
+    def __init__(self) -> None:
+        self._dropped = 0
+        self._cut = False  # a line was written in part
+        self._identity = _identity(2)
+        # Its own thread may take it again: a signal's handler may log as well.
+        self._lock = _thread.RLock()
+
+    def renew_lock(self) -> None:
+        """In a forked child: another thread may have held it."""
+        self._lock = _thread.RLock()
+
+    def accept(self) -> None:
+        """What descriptor 2 is now is standard error."""
+        self._identity = _identity(2)
+
+    def is_there(self) -> bool:
+        """Whether descriptor 2 is standard error.
+
+        Where the program has closed it, whatever was opened next has this number: a client's
+        connection, a database. Python makes those close-on-exec; who makes another descriptor
+        2 on purpose (os.dup2()) makes it inheritable.
+        """
+        identity = _identity(2)
+        if identity is None:
+            return False
+        if identity == self._identity or os.get_inheritable(2):
+            return True
+        # Opened when the number was free, and assigned to sys.stderr.
+        return sys.stderr is not sys.__stderr__ and _is_plain(sys.stderr)
+
+    def write_line(self, generation: str, text: str) -> None:
+        """Write a line to sys.stderr, or drop and count it."""
+        stream = sys.stderr
+        if stream is None:
+            return
+        if not _is_plain(stream):
+            self._write_to_stream(stream, _form(generation, text))
+            return
+        encoding = stream.encoding or "utf-8"
+        with self._lock:
+            if self._dropped:
+                notice = _form(generation, _say_dropped(self._dropped))
+                if not self._send(notice.encode(encoding, "backslashreplace")):
+                    self._dropped += 1
+                    return
+                self._dropped = 0
+            if not self._send(_form(generation, text).encode(encoding, "backslashreplace")):
+                self._dropped += 1
+
+    @staticmethod
+    def _write_to_stream(stream: Any, line: str) -> None:
+        """A stream of the program's own gets its lines as from print()."""
+        try:
+            stream.write(line)
+            stream.flush()
+        except Exception:  # whatever that class raises, the server goes on
+            pass
+
+    def pass_on(self, data: bytes) -> None:
+        """Write what another process has written to its standard error, or drop and count it."""
+        with self._lock:
+            if data and not self._send(data):
+                self._dropped += max(1, data.count(b"\n"))
+
+    def _send(self, data: bytes) -> bool:
+        """Whether all of it was written."""
+        if not self.is_there():
+            return False
+        if self._cut:
+            data = b"\n" + data
+        left = write_at_once(2, data)
+        if left < len(data):
+            self._cut = left > 0
+        return not left
+
+    def has_room(self) -> bool:
+        """Whether a short line can be written now."""
+        return self.is_there() and _has_room(2, os.fstat(2).st_mode)
+
+    def count_dropped(self) -> None:
+        """A line for the program's own logging was dropped."""
+        with self._lock:
+            self._dropped += 1
+
+    def take_dropped(self) -> int:
+        """Return how many lines were dropped, and count anew."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        return dropped
+
+
+def _form(generation: str, text: str) -> str:
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{now} endless_py[{os.getpid()}] generation {generation}: {text}\n"
+
+
+def _identity(descriptor: int) -> Optional[tuple[int, int]]:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def write_at_once(descriptor: int, data: bytes) -> int:
+    """Write as much as can be written without waiting; return how many bytes are left.
+
+    O_NONBLOCK cannot just be set: it belongs to the open file, which other processes share.
+    """
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISSOCK(mode):
+            return _send_at_once(descriptor, data)
+        if not (stat.S_ISFIFO(mode) or os.isatty(descriptor)):
+            return _write(descriptor, data)  # a file takes everything
+        # The same pipe or terminal, as an open file of our own. It is not kept: whoever reads a
+        # pipe waits for its end, which comes when nobody has it open any more.
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        own = os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:  # another user's, or no /proc
+        return _write_if_room(descriptor, data)
+    try:
+        return _write(own, data)
+    finally:
+        os.close(own)
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    try:
+        while data:
+            # No more in one piece than a pipe takes as a whole.
+            data = data[os.write(descriptor, data[:_PIECE]) :]
+    except OSError:
         pass
+    return len(data)
+
+
+def _send_at_once(descriptor: int, data: bytes) -> int:
+    dontwait = getattr(socket, "MSG_DONTWAIT", 0)
+    if not dontwait or socket.getdefaulttimeout() is not None:  # that would set O_NONBLOCK
+        return _write_if_room(descriptor, data)
+    sock = socket.socket(fileno=descriptor)
+    try:
+        while data:
+            data = data[sock.send(data, dontwait | getattr(socket, "MSG_NOSIGNAL", 0)) :]
+    except OSError:
+        pass
+    finally:
+        sock.detach()
+    return len(data)
+
+
+def _write_if_room(descriptor: int, data: bytes) -> int:
+    try:
+        while data and _has_room(descriptor, os.fstat(descriptor).st_mode):
+            data = data[os.write(descriptor, data[:_PIECE]) :]
+    except OSError:
+        pass
+    return len(data)
+
+
+def _has_room(descriptor: int, mode: int) -> bool:
+    if stat.S_ISREG(mode):
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def where(error: BaseException) -> str:
@@ -41,3 +270,8 @@ def where(error: BaseException) -> str:
     if traceback is None:
         return "?"
     return f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
+
+
+standard_error = StandardError()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=standard_error.renew_lock)

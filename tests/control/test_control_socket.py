@@ -18,8 +18,8 @@ from endless_py._control import socket as control_socket
 from endless_py._control.client import Client, Deadline, Failed, TimedOut
 from endless_py._control.socket import MAX_REQUEST, ControlSocket
 from endless_py._handoff.channel import HEADER, MAGIC
-from endless_py._sockets.poller import Waiter
-from endless_py._support.descriptors import above_standard
+from endless_py._sockets.poller import Poller
+from endless_py._support.descriptors import keep_socket_off_standard_streams
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the socket has an abstract name on Linux only"
@@ -241,7 +241,7 @@ def test_an_answer_waits_for_room(control, connect):
     found = []
     thread = threading.Thread(target=lambda: found.extend(answers(sock)))
     thread.start()
-    waiter = Waiter()
+    waiter = Poller()
     while control.conversations:
         waiter.watch(control.watched())
         waiter.wait(TIMEOUT)
@@ -406,4 +406,4 @@ def test_no_socket_takes_the_number_of_a_standard_stream():
 
 def test_a_socket_above_the_standard_streams_is_left_alone():
     with socket.socket() as sock:
-        assert above_standard(sock) is sock
+        assert keep_socket_off_standard_streams(sock) is sock

@@ -19,15 +19,15 @@ from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get,
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
 # How often the program has waited for something.
 COUNTS = """
-from endless_py._sockets.poller import Waiter
-waits, wait = 0, Waiter.wait
+from endless_py._sockets.poller import Poller
+waits, wait = 0, Poller.wait
 
 def counted(self, timeout):
     global waits
     waits += 1
     return wait(self, timeout)
 
-Waiter.wait = counted
+Poller.wait = counted
 """
 
 
