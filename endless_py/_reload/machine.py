@@ -93,6 +93,7 @@ _PASS_ON_FORCE = ("stop.pass_on_force", "supervisor.stopping", *_FORCE)
 
 TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.STARTING, E.SERVES): (S.SERVING, ("spawn.announce", "answers.open")),
+    (S.STARTING, E.RELOAD): (S.STARTING, ("orders.owe_early_reload",)),
     (S.STARTING, E.STOP): (S.STOPPING, _BEGIN_STOP),
     (S.STARTING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.STARTING, E.EXITING): (S.ENDED, ()),
@@ -169,7 +170,6 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
 IGNORED: dict[tuple[Optional[State], Event], str] = {
     (None, E.SERVES): "a server more; the process serves already, or never will again",
     (None, E.LEFT): "only a process at peace begins anew; else the drain or the reload decides",
-    (S.STARTING, E.RELOAD): "there is nothing to hand over yet",
     (S.PREPARING, E.RELOAD): "the successor that is about to be started is started after it",
     (S.STOPPING, E.RELOAD): "a process that was told to stop is not replaced",
     (S.LEAVING, E.RELOAD): "a process that was told to stop is not replaced",

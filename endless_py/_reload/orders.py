@@ -135,6 +135,11 @@ class Orders:
         self._process.owed["reload"] = "a reload asked for meanwhile"
         self._process.log(log.INFO, f"{name} during a reload: another one follows it")
 
+    def owe_early_reload(self, name: str) -> None:
+        """There is nothing to hand over yet; a HUP of before counts all the same."""
+        self._process.owed["reload"] = name
+        self._process.log(log.INFO, f"{name} before anything is served: a reload follows")
+
     def pass_on_owed_reload(self, *_: object) -> None:
         """It is the successor's to do now."""
         if self._process.owed.pop("reload", None) is not None:
