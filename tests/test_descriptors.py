@@ -13,7 +13,9 @@ import json, os, socket
 from endless_py._sockets.poller import SelfPipe
 from endless_py._support import descriptors
 from endless_py._supervisor.notify import Notifier
-manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); manager.bind("\\0" + os.urandom(8).hex())
+manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+name = os.urandom(8).hex()
+manager.bind("\\0" + name)
 spare = os.dup(1)
 for number in (0, 1, 2):
     os.close(number)
@@ -24,8 +26,7 @@ self_pipe.write()
 assert self_pipe.clear() == b"\\0"
 found += descriptors.pipe()
 found.append(descriptors.keep_off_standard_streams(os.open(os.devnull, os.O_RDONLY)))
-name = "@" + manager.getsockname()[1:].decode()
-notifier = Notifier({"NOTIFY_SOCKET": name})
+notifier = Notifier({"NOTIFY_SOCKET": "@" + name})
 notifier.send(READY=1)
 found.append(notifier._socket.fileno())
 assert manager.recv(100) == b"READY=1"
