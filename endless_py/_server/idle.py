@@ -7,6 +7,7 @@ drain its connection migrates, or is told to finish.
 from __future__ import annotations
 
 import functools
+import io
 import select
 import socket
 import time
@@ -20,7 +21,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
 
-_NAME = "_endless_boundary"
+NAME = "_endless_boundary"
 
 
 class Boundary:
@@ -37,6 +38,11 @@ class Boundary:
     def arrived_with(self) -> Optional[bytes]:
         return self._connection.arrived_with if self._connection is not None else None
 
+    @property
+    def client_address(self) -> Any:
+        """The address from which it was accepted."""
+        return self._connection.client_address if self._connection is not None else None
+
     def draining(self) -> bool:
         drain_signal = self._listener.drain_signal
         return drain_signal is not None and drain_signal.was_sent()
@@ -52,7 +58,8 @@ class Boundary:
             # TLS and whatever else wraps a socket has state that no descriptor carries.
             and type(handler.request) is socket.socket
             and getattr(handler, "connection", handler.request) is handler.request
-            and getattr(handler, "migrates", True)
+            and _can_be_looked_into(handler)
+            and _migrates(handler)
         )
 
     def wait(self, handler: Any) -> bool:
@@ -60,7 +67,7 @@ class Boundary:
 
         Raises TimeoutError when the connection's own time-out passes first.
         """
-        if _buffered(handler):
+        if not _can_be_looked_into(handler) or _buffered(handler):
             return True
         try:
             descriptor = handler.connection.fileno()
@@ -127,9 +134,9 @@ class Boundary:
 
 def of(handler: Any) -> Boundary:
     """Return the boundary of this handler, made when it is first asked for."""
-    found: Optional[Boundary] = vars(handler).get(_NAME)
+    found: Optional[Boundary] = vars(handler).get(NAME)
     if found is None:
-        found = vars(handler)[_NAME] = Boundary(handler)
+        found = vars(handler)[NAME] = Boundary(handler)
     return found
 
 
@@ -144,7 +151,11 @@ def await_message(handler: Any) -> bool:
 
     These attributes of the handler, all optional, take part:
 
-    migrates            false on the class or on one handler: its connection never migrates
+    migrates            on the class or on one handler; false: its connection never migrates; true:
+                        another handler of its class can go on. Without it that is so where a
+                        protocol of the program's own calls this function, and for an HTTP
+                        handler that has no setup() or handle() of its own and has assigned
+                        nothing to itself that the standard class does not
     save_state()        returns bytes (at most 65536) that go along with the connection
     restore_state(data) is called with them in the successor, between setup() and handle()
     """
@@ -176,18 +187,38 @@ def derive(mixin: type, handler: type) -> type:
     )
 
 
+def _migrates(handler: Any) -> bool:
+    said: Optional[bool] = getattr(handler, "migrates", None)
+    if said is not None:
+        return bool(said)
+    is_stateless = getattr(handler, "is_stateless", None)
+    return is_stateless is None or bool(is_stateless())
+
+
+def _can_be_looked_into(handler: Any) -> bool:
+    """Whether what its rfile has read ahead can be seen.
+
+    Something that a program has put in its place (a counter, a limit, a tee) may have bytes of
+    the next message. So nothing is waited for but by reading, and the bytes stay here.
+    """
+    rfile = getattr(handler, "rfile", None)
+    if type(rfile) is io.BufferedReader:
+        rfile = rfile.raw
+    return rfile is None or type(rfile) is socket.SocketIO
+
+
 def _buffered(handler: Any) -> bool:
     """Whether bytes of the next message were read already."""
     pending = getattr(handler.connection, "pending", None)  # what TLS has decrypted
     if pending is not None and pending():
         return True
     rfile = getattr(handler, "rfile", None)
-    peek, raw = getattr(rfile, "peek", None), getattr(rfile, "raw", None)
-    if peek is None or raw is None:
+    if type(rfile) is not io.BufferedReader:
         return False
+    raw: Any = rfile.raw
     raw.readinto = _nothing_yet  # peek() would wait for the socket
     try:
-        return bool(peek(1))
+        return bool(rfile.peek(1))
     finally:
         del raw.readinto
 
