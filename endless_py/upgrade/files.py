@@ -10,22 +10,14 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 CHUNK = 1 << 16
 
 
-class Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder written to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(folder)
 
 
 def sync_file(path: Path) -> None:
@@ -71,26 +63,17 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def chunks(file: BinaryIO) -> Iterator[bytes]:
+def chunks(file: Any) -> Iterator[bytes]:
     """The rest of a file, piece by piece."""
-    while True:
-        data = file.read(CHUNK)
-        if not data:
-            return
-        yield data
-
-
-def update_from(digest: Hash, path: Path) -> None:
-    """Add a file's content to a digest."""
-    with open(path, "rb") as file:
-        for data in chunks(file):
-            digest.update(data)
+    return iter(lambda: file.read(CHUNK), b"")
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    update_from(digest, path)
+    with open(path, "rb") as file:
+        for data in chunks(file):
+            digest.update(data)
     return digest.hexdigest()
 
 

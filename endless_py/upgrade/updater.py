@@ -195,10 +195,18 @@ class Updater:
         it returns when the outcome is known. Nothing is raised for what the outcome says.
         tell is called with it before a process that was replaced may end.
         """
+        return self._locked(lambda: self._look_locked(check_only, again), tell)
+
+    def _locked(
+        self, act: Callable[[], Outcome], tell: Optional[Callable[[Outcome], object]] = None
+    ) -> Outcome:
+        """Do one act that nobody else does at the same time, and say what it led to."""
         with self._looking:
             try:
                 with self.releases.lock():
-                    outcome = self._look_locked(check_only, again)
+                    self._recover()
+                    outcome = act()
+                    self.releases.note_look(outcome.result, outcome.text)
             except Busy as error:
                 outcome = Outcome("busy", str(error))
             except (SwapError, OSError) as error:
@@ -227,11 +235,9 @@ class Updater:
             return {"error": str(error)}
 
     def _look_locked(self, check_only: bool, again: bool) -> Outcome:
-        self._recover()
         outcome = self._guarded(check_only, again)
         files.remove(self.releases.staging())
         self.releases.state.source = str(self.source)
-        self.releases.note_look(outcome.result, outcome.text)
         return outcome
 
     def _recover(self) -> None:
@@ -372,19 +378,7 @@ class Updater:
 
         The release that is left is not taken from the source again until it changes.
         """
-        with self._looking:
-            try:
-                with self.releases.lock():
-                    self._recover()
-                    outcome = self._roll_back()
-                    self.releases.note_look(outcome.result, outcome.text)
-            except Busy as error:
-                outcome = Outcome("busy", str(error))
-            except (SwapError, OSError) as error:
-                outcome = Outcome("error", str(error))
-            self._say(outcome)
-            self._no_swap.set()
-            return outcome
+        return self._locked(self._roll_back)
 
     def _roll_back(self) -> Outcome:
         release = self.releases.begin_roll_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import os
 import re
@@ -237,21 +238,13 @@ class Download:
         return True
 
     def _decode(self, file: Any) -> None:
-        with open(self.path, "wb") as decoded:
-            decoder = zlib.decompressobj(31)
-            size = 0
-            try:
-                for data in files.chunks(file):
-                    while data:
-                        piece = decoder.decompress(data, files.CHUNK)
-                        size += len(piece)
-                        check_size(size, self.max_size, f"{self.url}, decompressed,")
-                        decoded.write(piece)
-                        data = decoder.unconsumed_tail
-            except zlib.error as error:
-                raise SourceError(f"{self.url} comes with a broken gzip encoding") from error
-            if not decoder.eof:
-                raise SourceError(f"{self.url} comes with a gzip encoding that ends too early")
+        try:
+            with gzip.open(file) as encoded, open(self.path, "wb") as decoded:
+                for data in files.chunks(encoded):
+                    decoded.write(data)
+                    check_size(decoded.tell(), self.max_size, f"{self.url}, decompressed,")
+        except (zlib.error, gzip.BadGzipFile, EOFError) as error:
+            raise SourceError(f"{self.url} comes with a broken gzip encoding: {error}") from error
 
 
 def _unconditional(headers: Mapping[str, str]) -> dict[str, str]:
