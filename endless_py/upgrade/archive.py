@@ -1,4 +1,7 @@
-"""Unpack what was fetched, without a member that leaves its folder."""
+"""Unpack what was fetched, without a member that leaves its folder.
+
+This runs in a process of its own: `worker` starts it and bounds its memory and its time.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from typing import Any, BinaryIO
 from endless_py.upgrade import files
 from endless_py.upgrade.errors import Refused
 
-MAX_SIZE = 4 << 30  # bytes unpacked
-MAX_COUNT = 100_000  # members
+MAX_DEPTH = 64  # folders below each other
+MAX_NAME = 1024  # characters of a member's whole name
 _HEADERS = 1 << 20  # bytes that a tar may use for one member's headers and padding
 _LONGEST_LINK = 4096  # bytes, as the kernel has it
 _FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -48,15 +51,8 @@ def release_name(name: str) -> str:
     return stem if suffix.lower() in _SINGLE and stem else name
 
 
-def unpack(path: Path, folder: Path, max_size: int = MAX_SIZE, max_count: int = MAX_COUNT) -> Path:
-    """Unpack the artifact `path` into `folder`, which must not be there yet; return the release.
-
-    The release is `folder` itself for an archive, or the one folder in it that is named as
-    the archive is: app-1.2/ in app-1.2.tar.gz. Any other file is put into `folder` under its
-    own name, without .gz, .xz or .bz2. max_size is in bytes. Raises Refused, and then leaves
-    nothing behind, for an archive that is broken or too large, or has a member that is
-    absolute, leads outside through .. or a link, or is neither file, folder nor link.
-    """
+def unpack(path: Path, folder: Path, max_size: int, max_count: int) -> Path:
+    """As `worker.unpack()` describes it, in this process."""
     folder.mkdir(mode=0o755)
     unpacker = _Unpacker(path.name, folder, max_size, max_count)
     try:
@@ -173,6 +169,11 @@ class _Unpacker:
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or "\0" in name:
             raise Refused(f"{self.name}: the member {name!r} leaves its folder")
+        if len(parts) > MAX_DEPTH or len(name) > MAX_NAME:
+            raise Refused(
+                f"{self.name}: the member {name[:40]!r}... lies deeper than {MAX_DEPTH} folders "
+                f"or has a name of more than {MAX_NAME} characters"
+            )
         place = self.folder
         for part in (part for part in parts if part not in ("", ".")):
             if place.is_symlink() or (place.exists() and not place.is_dir()):

@@ -64,3 +64,8 @@ def is_in_charge() -> bool:
         Phase.SERVING,
         Phase.RELOADING,
     )
+
+
+def is_starting() -> bool:
+    """Whether no server of this process is ready yet."""
+    return process.current.phase is Phase.STARTING

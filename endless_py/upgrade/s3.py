@@ -83,7 +83,7 @@ class S3Source(Source):
         if head.get("VersionId") not in (None, "null"):
             which["VersionId"] = head["VersionId"]
         failures = 0
-        with open(path, "wb") as file:
+        with files.create(path) as file:
             while file.tell() < head["ContentLength"]:
                 before = file.tell()
                 span = {"Range": f"bytes={before}-"} if before else {}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +132,7 @@ class FileSource(Source):
                 check_size(self.path.stat().st_size, self.max_size, str(self.path))
                 for each in [name, *names]:
                     if self.path.with_name(each).exists():
-                        shutil.copyfile(self.path.with_name(each), into / each)
+                        files.copy(self.path.with_name(each), into / each)
                 if mark == self._mark(names):
                     version = versions.in_name(os.path.realpath(self.path))
                     return Artifact(into / name, version, {"file": mark})
