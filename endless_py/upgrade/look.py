@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ class Look:
                 current.digest if current else None,
                 {} if again else state.marks,
             )
-        into = self.releases.staging() / "fetched"
-        into.mkdir(mode=0o755)
+        # A name of its own: a fetch that was left behind may still write into an earlier one.
+        into = Path(tempfile.mkdtemp(prefix="fetched.", dir=self.releases.staging()))
         artifact = self.source.fetch(known, into, self._beside)
         state.looked = True
         if artifact is None:

@@ -3,6 +3,12 @@
 A signature over bytes alone says nothing of their name, their version or their age: an old
 artifact with an old hole is signed for ever. A statement binds all of these, as the targets
 metadata of The Update Framework does; `Ed25519` says what counts without one.
+
+Against a publisher without the key this holds: replay and rollback (the version is signed),
+freeze (a statement expires), mix-and-match (it names one artifact and its digest). It does not
+hold: at the very first install an old signed release may be offered; bytes signed without a
+statement say no name and never expire (`statement=True` refuses them); whoever has the key can
+do anything, and there is no role that revokes one.
 """
 
 from __future__ import annotations
@@ -92,7 +98,7 @@ class Ed25519(Check):
 
                 loaded: Any = load_pem_public_key(text)
                 if not isinstance(loaded, ed25519.Ed25519PublicKey):
-                    raise ValueError("the public key is none of Ed25519")
+                    raise ValueError("the public key is not one of Ed25519")
             else:
                 raw = _raw(each, 32)
                 if raw is None:

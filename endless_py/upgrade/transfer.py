@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import queue
 import socket
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -14,15 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from endless_py.upgrade.errors import Refused, SourceError
-from endless_py.upgrade.sources import MAX_SIZE
+from endless_py.upgrade.sources import MAX_SIZE, TOTAL_TIMEOUT, Value, within
 
 if TYPE_CHECKING:
     import ssl
 
-Value = TypeVar("Value")
 _LONGEST_PAUSE = 86400.0  # seconds; a server that asks for more is not believed
 
 
@@ -32,7 +29,7 @@ class Limits:
 
     max_size: int = MAX_SIZE
     timeout: float = 30.0
-    total_timeout: float = 600.0
+    total_timeout: float = TOTAL_TIMEOUT
 
 
 class Unchanged(Exception):
@@ -158,31 +155,12 @@ class Transfer:
             self._opener.add_handler(handler)
 
     def run(self, fetch: Callable[[], Value]) -> Value:
-        """Do it, in a thread, and leave that when the time is over.
-
-        Its connections are cut then; a name's resolution, which nothing can cut, goes on.
-        """
-        results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-        def work() -> None:
-            try:
-                results.put((True, fetch()))
-            except BaseException as error:  # raised again in the thread that waits
-                results.put((False, error))
-
-        threading.Thread(target=work, name="endless_py transfer", daemon=True).start()
+        """Do it within the time, after which all its connections are cut."""
         try:
-            done, value = results.get(timeout=self.limits.total_timeout)
-        except queue.Empty:
+            return within(self.limits.total_timeout, fetch)
+        finally:
             self.deadline = 0.0
             self._end()
-            self.check_time()
-            raise
-        self._end()
-        if not done:
-            raise value
-        result: Value = value
-        return result
 
     def _end(self) -> None:
         for sock in list(self._sockets):

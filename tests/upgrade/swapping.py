@@ -23,10 +23,7 @@ def swap(folder, step):
 
     def on_event(event, arguments):
         nonlocal acts
-        if event == "open":
-            changes = bool(arguments[2] & os.O_CREAT)
-        else:
-            changes = event in CHANGES
+        changes = bool(arguments[2] & os.O_CREAT) if event == "open" else event in CHANGES
         paths = [os.fspath(word) for word in arguments[:2] if isinstance(word, (str, os.PathLike))]
         if changes and any(str(path).startswith(str(folder)) for path in paths):
             acts += 1
