@@ -79,6 +79,7 @@ MOST_ARGUMENTS = 5  # of a constructor, besides self
 LONG_CONSTRUCTORS = {
     "endless_py._server.tls.TLSMixIn",
     "endless_py.upgrade.github.GitHubSource",
+    "endless_py.upgrade.s3.S3Source",
     "endless_py.upgrade.updater.Updater",
     "endless_py.upgrade.watching.Watch",
     "endless_py.upgrade.web.HTTPSource",

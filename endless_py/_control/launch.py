@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -18,6 +20,23 @@ if TYPE_CHECKING:
 _SHOWN = 20  # lines of a log that is shown
 
 
+def _open_log(path: str) -> int:
+    """Open a log to append to. OSError at once for a symlink, and for a FIFO that nobody reads.
+
+    Whoever may make a name in the log's folder must not choose which file is written.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a symlink")
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    log = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    mode = os.fstat(log).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+        os.close(log)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    os.set_blocking(log, True)
+    return log
+
+
 def start(path: str, command: list[str], log_path: str, deadline: Deadline) -> tuple[int, float]:
     """Start a command; return the pid that serves, and after how many seconds it does.
 
@@ -25,7 +44,7 @@ def start(path: str, command: list[str], log_path: str, deadline: Deadline) -> t
     Raises Failed, after printing the last lines of the log, when the command ends instead.
     """
     try:
-        log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        log = _open_log(log_path)
     except OSError as error:
         raise Failed(f"cannot write the log {log_path}: {error.strerror}") from error
     begins = os.fstat(log).st_size

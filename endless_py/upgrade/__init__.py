@@ -15,24 +15,20 @@ Nothing else in endless_py imports this package.
 
 from __future__ import annotations
 
-from endless_py.upgrade.archive import unpack
-from endless_py.upgrade.check import (
-    SHA256,
-    Candidate,
-    Check,
-    DryStart,
-    Ed25519,
-    NoDowngrade,
-)
+from endless_py.upgrade.check import SHA256, Candidate, Check, NoDowngrade
 from endless_py.upgrade.errors import Refused, SourceError, SwapError, UpgradeError
 from endless_py.upgrade.github import GitHubSource
+from endless_py.upgrade.look import Outcome
 from endless_py.upgrade.reloading import Reloaded, reload_and_wait
 from endless_py.upgrade.s3 import S3Source
+from endless_py.upgrade.signature import Ed25519, statement
 from endless_py.upgrade.sources import Artifact, FileSource, Known, Source
+from endless_py.upgrade.starting import DryStart
 from endless_py.upgrade.swap import Releases
-from endless_py.upgrade.updater import Outcome, Updater, status
+from endless_py.upgrade.updater import Updater, status
 from endless_py.upgrade.watching import Watch, watch
 from endless_py.upgrade.web import HTTPSource
+from endless_py.upgrade.worker import unpack
 
 __all__ = [
     "SHA256",
@@ -58,6 +54,7 @@ __all__ = [
     "UpgradeError",
     "Watch",
     "reload_and_wait",
+    "statement",
     "status",
     "unpack",
     "watch",

@@ -1,4 +1,7 @@
-"""Unpack what was fetched, without a member that leaves its folder."""
+"""Unpack what was fetched, without a member that leaves its folder.
+
+This runs in a process of its own: `worker` starts it and bounds its memory and its time.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ from typing import Any, BinaryIO
 from endless_py.upgrade import files
 from endless_py.upgrade.errors import Refused
 
-MAX_SIZE = 4 << 30  # bytes unpacked
-MAX_COUNT = 100_000  # members
+MAX_DEPTH = 64  # folders below each other
+MAX_NAME = 1024  # characters of a member's whole name
 _HEADERS = 1 << 20  # bytes that a tar may use for one member's headers and padding
+_LONGEST_LINK = 4096  # bytes, as the kernel has it
+_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 _SINGLE: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _BROKEN = (
@@ -46,15 +51,8 @@ def release_name(name: str) -> str:
     return stem if suffix.lower() in _SINGLE and stem else name
 
 
-def unpack(path: Path, folder: Path, max_size: int = MAX_SIZE, max_count: int = MAX_COUNT) -> Path:
-    """Unpack the artifact `path` into `folder`, which must not be there yet; return the release.
-
-    The release is `folder` itself for an archive, or the one folder in it that is named as
-    the archive is: app-1.2/ in app-1.2.tar.gz. Any other file is put into `folder` under its
-    own name, without .gz, .xz or .bz2. max_size is in bytes. Raises Refused, and then leaves
-    nothing behind, for an archive that is broken or too large, or has a member that is
-    absolute, leads outside through .. or a link, or is neither file, folder nor link.
-    """
+def unpack(path: Path, folder: Path, max_size: int, max_count: int) -> Path:
+    """As `worker.unpack()` describes it, in this process."""
     folder.mkdir(mode=0o755)
     unpacker = _Unpacker(path.name, folder, max_size, max_count)
     try:
@@ -76,7 +74,11 @@ def unpack(path: Path, folder: Path, max_size: int = MAX_SIZE, max_count: int = 
 
 
 class _Unpacker:
-    """Writes members below a folder and counts them."""
+    """Has the standard library write members below a folder, once each has passed our rules.
+
+    No member is written through a link, over another one or outside the folder. Where the
+    interpreter has tarfile's own filters (3.9.17, 3.10.12, 3.11.4 and later), they look too.
+    """
 
     def __init__(self, name: str, folder: Path, max_size: int, max_count: int):
         self.name = name
@@ -91,9 +93,11 @@ class _Unpacker:
         release = self.folder / name
         if name == path.name:
             shutil.copyfile(path, release)
-        else:
-            with _SINGLE[os.path.splitext(path.name)[1].lower()](path) as file:
-                self._write(file, release, name, 0o644)
+            return release
+        with _opener(path.name)(path) as file, open(release, "xb") as unpacked:
+            for data in files.chunks(file):
+                self._add(len(data))
+                unpacked.write(data)
         return release
 
     def zip(self, path: Path) -> None:
@@ -101,16 +105,14 @@ class _Unpacker:
             for info in archive.infolist():
                 mode = info.external_attr >> 16
                 kind = stat.S_IFMT(mode)
-                target = self._target(info.filename)
-                if info.is_dir():
-                    self._make_folder(target, info.filename)
-                elif kind == stat.S_IFLNK:
-                    if info.file_size > 4096:
-                        raise Refused(f"{self.name}: the link {info.filename!r} is too long")
-                    self._link(target, info.filename, os.fsdecode(archive.read(info)))
-                elif kind in (0, stat.S_IFREG):
-                    with archive.open(info) as file:
-                        self._write(file, target, info.filename, mode or 0o644)
+                target = self._target(info.filename, info.is_dir())
+                self._add(info.file_size)  # zipfile writes no more than that
+                if kind == stat.S_IFLNK and not info.is_dir():
+                    link = archive.open(info).read(_LONGEST_LINK + 1)
+                    self._link(target, info.filename, os.fsdecode(link))
+                elif info.is_dir() or kind in (0, stat.S_IFREG):
+                    archive.extract(info, self.folder)
+                    _set_mode(target, mode)
                 else:
                     raise Refused(f"{self.name}: {info.filename!r} is a special file")
 
@@ -120,92 +122,77 @@ class _Unpacker:
             bounded: Any = _Bounded(file, self.name)
             bounded.allow(0)
             with tarfile.open(fileobj=bounded, mode="r|") as archive:
-                self._members(archive, bounded)
+                while True:
+                    member = archive.next()
+                    if member is None:
+                        return
+                    self._member(archive, member, bounded)
 
-    def _members(self, archive: tarfile.TarFile, bounded: _Bounded) -> None:
-        while True:
-            member = archive.next()
-            if member is None:
-                return
-            target = self._target(member.name)
-            bounded.allow(max(0, member.size))
-            if member.isdir():
-                self._make_folder(target, member.name)
-            elif member.issym():
-                self._link(target, member.name, member.linkname)
-            elif member.islnk():
-                self._copy(target, member.name, self._target(member.linkname, count=False))
-            elif member.isreg():
-                content: Any = archive.extractfile(member)
-                self._write(content, target, member.name, member.mode)
-                bounded.allow(0)
-            else:
-                raise Refused(f"{self.name}: {member.name!r} is a special file")
+    def _member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, bounded: Any) -> None:
+        target = self._target(member.name, member.isdir())
+        bounded.allow(max(0, member.size))
+        if member.islnk():
+            # A file of its own; two names of one file help nobody here.
+            original = self._target(member.linkname, is_folder=False, is_new=False)
+            if not original.is_file() or original.is_symlink():
+                raise Refused(f"{self.name}: {member.name!r} is a hard link to no file of it")
+            self._add(original.stat().st_size)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(original, target)
+        elif member.issym():
+            self._link(target, member.name, member.linkname)
+        elif member.isdir() or member.isreg():
+            self._add(max(0, member.size))
+            archive.extract(member, self.folder, set_attrs=False, **_FILTER)
+            _set_mode(target, member.mode)
+        else:
+            raise Refused(f"{self.name}: {member.name!r} is a special file")
+        bounded.allow(0)
 
-    def _target(self, name: str, count: bool = True) -> Path:
-        """Where a member goes. Raises Refused when that is outside."""
-        if count:
-            self.count += 1
-            if self.count > self.max_count:
-                raise Refused(f"{self.name} has more than {self.max_count} members")
+    def _link(self, target: Path, name: str, leads_to: str) -> None:
+        """Where it leads is looked at when all members are there."""
+        if not leads_to or "\0" in leads_to or len(leads_to) > _LONGEST_LINK:
+            raise Refused(f"{self.name}: the link {name!r} leads nowhere")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(leads_to, target)
+
+    def _add(self, size: int) -> None:
+        self.size += size
+        if self.size > self.max_size:
+            raise Refused(f"{self.name} unpacks to more than {self.max_size} bytes")
+
+    def _target(self, name: str, is_folder: bool, is_new: bool = True) -> Path:
+        """Where a member goes; raises Refused where it may not go there."""
+        self.count += is_new
+        if self.count > self.max_count:
+            raise Refused(f"{self.name} has more than {self.max_count} members")
         parts = name.split("/")
         if name.startswith("/") or ".." in parts or "\0" in name:
             raise Refused(f"{self.name}: the member {name!r} leaves its folder")
-        return self.folder.joinpath(*(part for part in parts if part not in ("", ".")))
-
-    def _make_folder(self, target: Path, name: str) -> None:
-        """Make a folder; whatever leads to it must be folders, no links."""
-        inside = target.relative_to(self.folder)
+        if len(parts) > MAX_DEPTH or len(name) > MAX_NAME:
+            raise Refused(
+                f"{self.name}: the member {name[:40]!r}... lies deeper than {MAX_DEPTH} folders "
+                f"or has a name of more than {MAX_NAME} characters"
+            )
         place = self.folder
-        for part in inside.parts:
+        for part in (part for part in parts if part not in ("", ".")):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise Refused(f"{self.name}: the member {name!r} goes through what is no folder")
             place = place / part
-            try:
-                place.mkdir(mode=0o755)
-            except FileExistsError:
-                if not stat.S_ISDIR(place.lstat().st_mode):
-                    raise Refused(
-                        f"{self.name}: the member {name!r} goes through what is no folder"
-                    ) from None
-
-    def _new(self, target: Path, name: str) -> None:
-        if target == self.folder:
+        if place == self.folder and not is_folder:
             raise Refused(f"{self.name}: the member {name!r} has no name")
-        self._make_folder(target.parent, name)
-        if os.path.lexists(target):
+        if is_new and os.path.lexists(place) and not (is_folder and _is_folder(place)):
             raise Refused(f"{self.name} has the member {name!r} twice")
+        return place
 
-    def _write(self, source: Any, target: Path, name: str, mode: int) -> None:
-        self._new(target, name)
-        with open(target, "xb") as file:
-            for data in files.chunks(source):
-                self.size += len(data)
-                if self.size > self.max_size:
-                    raise Refused(f"{self.name} unpacks to more than {self.max_size} bytes")
-                file.write(data)
-            # No set-uid bits, and always readable and writable for its owner.
-            os.fchmod(file.fileno(), 0o755 if mode & 0o100 else 0o644)
 
-    def _copy(self, target: Path, name: str, original: Path) -> None:
-        """A hard link becomes a file of its own; two names of one file help nobody here."""
-        self._make_folder(original.parent, name)
-        if not os.path.lexists(original) or not stat.S_ISREG(original.lstat().st_mode):
-            raise Refused(f"{self.name}: {name!r} is a hard link to what is no file of it")
-        with open(original, "rb") as file:
-            self._write(file, target, name, original.stat().st_mode)
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(path.lstat().st_mode)
 
-    def _link(self, target: Path, name: str, leads_to: str) -> None:
-        self._new(target, name)
-        depth = len(target.relative_to(self.folder).parts) - 1
-        safe = bool(leads_to) and not leads_to.startswith("/") and "\0" not in leads_to
-        for part in leads_to.split("/") if safe else ():
-            if part == "..":
-                depth -= 1
-                safe = safe and depth >= 0
-            elif part not in ("", "."):
-                depth += 1
-        if not safe:
-            raise Refused(f"{self.name}: the link {name!r} leads outside, to {leads_to!r}")
-        os.symlink(leads_to, target)
+
+def _set_mode(path: Path, mode: int) -> None:
+    """No set-uid bits, readable for all, writable for its owner alone."""
+    path.chmod(0o755 if mode & 0o100 or path.is_dir() else 0o644)
 
 
 class _Bounded:
@@ -237,20 +224,19 @@ def _opener(name: str) -> Any:
 
 def _without_top_folder(folder: Path, name: str) -> Path:
     entries = list(folder.iterdir())
-    if len(entries) == 1 and name.startswith(f"{entries[0].name}."):
-        only = entries[0]
-        if stat.S_ISDIR(only.lstat().st_mode):
-            return only
+    if len(entries) == 1 and name.startswith(f"{entries[0].name}.") and _is_folder(entries[0]):
+        return entries[0]
     return folder
 
 
 def _check_links(release: Path, name: str) -> None:
-    """A link is looked at again when all are there: through others it may end elsewhere."""
+    """Refuse links that lead outside, now that all are there: one may lead through others."""
     top = os.path.realpath(release)
     for folder, folders, names in os.walk(release):
-        for entry in [*folders, *names]:
-            path = os.path.join(folder, entry)
-            if not os.path.islink(path):
-                continue
-            if os.path.commonpath([top, os.path.realpath(path)]) != top:
-                raise Refused(f"{name}: the link {entry!r} leads outside, to {os.readlink(path)!r}")
+        os.chmod(folder, 0o755)
+        for path in (os.path.join(folder, entry) for entry in [*folders, *names]):
+            if os.path.islink(path):
+                link = os.readlink(path)
+                if link.startswith("/") or os.path.commonpath([top, os.path.realpath(path)]) != top:
+                    entry = os.path.relpath(path, release)
+                    raise Refused(f"{name}: the link {entry!r} leads outside, to {link!r}")

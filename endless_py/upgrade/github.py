@@ -6,7 +6,7 @@ import fnmatch
 import json
 import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -20,14 +20,17 @@ from endless_py.upgrade.sources import (
     named_beside,
     safe_name,
 )
-from endless_py.upgrade.web import (
-    Download,
+from endless_py.upgrade.transfer import (
+    Limits,
     Transfer,
     Unchanged,
     as_source_error,
+    check_headers,
     check_url,
     pause_asked_for,
+    shown,
 )
+from endless_py.upgrade.web import Download
 
 _LIMITED = (403, 429)
 _SECONDARY_PAUSE = 60.0  # seconds; what GitHub asks for when it refuses and does not say
@@ -69,10 +72,8 @@ class GitHubSource(Source):
         self.pattern = pattern
         self.channel = channel
         self.api = check_url(api).rstrip("/")
-        self.max_size = max_size
-        self.timeout = timeout
-        self.total_timeout = total_timeout
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.limits = Limits(max_size, timeout, total_timeout)
+        self._headers = check_headers({"Authorization": f"Bearer {token}"} if token else {})
         self._not_before = 0.0  # time.time()
         self._seen: tuple[str, str] = ("", "")  # an answer's ETag and the assets it named
 
@@ -89,26 +90,36 @@ class GitHubSource(Source):
         etag = marks.get("etag")
         if self._seen[0] and self._seen[1] == marks.get("assets"):
             etag = self._seen[0]
-        with Transfer(self.timeout, self.total_timeout, None) as transfer:
-            try:
-                release, etag = self._release(transfer, etag)
-                asset = self._asset(release)
-                names = named_beside(asset["name"], beside)
-                others = [a for a in release["assets"] if a["name"] in names]
-                mark = " ".join(f"{a['id']}:{a.get('updated_at')}" for a in [asset, *others])
-                self._seen = (etag, mark)
-                if mark == marks.get("assets"):
-                    return None
-                for each in [*others, asset]:
-                    self._download(transfer, each, into)
-            except Unchanged:
+        transfer = Transfer(self.limits, self.api, self._headers)
+        return transfer.run(lambda: self._fetch(transfer, marks, etag, into, beside))
+
+    def _fetch(
+        self,
+        transfer: Transfer,
+        marks: Mapping[str, str],
+        etag: Optional[str],
+        into: Path,
+        beside: Sequence[str],
+    ) -> Optional[Artifact]:
+        try:
+            release, etag = self._release(transfer, etag)
+            asset = self._asset(release)
+            names = named_beside(asset["name"], beside)
+            others = [a for a in release["assets"] if a["name"] in names]
+            mark = " ".join(f"{a['id']}:{a.get('updated_at')}" for a in [asset, *others])
+            self._seen = (etag, mark)
+            if mark == marks.get("assets"):
                 return None
-            except urllib.error.HTTPError as error:
-                raise self._refusal(error) from error
-            except (LookupError, TypeError, ValueError) as error:
-                raise SourceError(
-                    f"{self.api} does not answer as GitHub's API does: {error!r}"
-                ) from error
+            for each in [*others, asset]:
+                self._download(transfer, each, into)
+        except Unchanged:
+            return None
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from error
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise SourceError(
+                f"{self.api} does not answer as GitHub's API does: {error!r}"
+            ) from error
         digest = str(asset.get("digest") or "")
         return Artifact(
             into / asset["name"],
@@ -121,7 +132,6 @@ class GitHubSource(Source):
         """What the API answers, and its ETag."""
         url = f"{self.api}/repos/{self.repo}/{path}"
         headers = {
-            **self._headers,
             "Accept": "application/vnd.github+json",
             "X-GitHub-Api-Version": "2022-11-28",
         }
@@ -171,9 +181,9 @@ class GitHubSource(Source):
 
     def _download(self, transfer: Transfer, asset: dict[str, Any], into: Path) -> None:
         name = safe_name(asset["name"])
-        check_size(int(asset["size"]), self.max_size, f"{self.repo}'s {name}")
-        headers = {**self._headers, "Accept": "application/octet-stream"}
-        Download(transfer, check_url(asset["url"]), into / name, self.max_size).run(headers)
+        check_size(int(asset["size"]), self.limits.max_size, f"{self.repo}'s {name}")
+        headers = {"Accept": "application/octet-stream"}
+        Download(transfer, check_url(asset["url"]), into / name).run(headers)
         if (into / name).stat().st_size != int(asset["size"]):
             raise Refused(f"{self.repo}'s {name} has not the size that GitHub says")
 
@@ -195,4 +205,6 @@ class GitHubSource(Source):
             if wait > 0:
                 return SourceError(f"GitHub's rate limit is used up for {wait:.0f} s", wait)
         hint = "; is the token right?" if error.code in (401, 403, 404) else ""
-        return SourceError(f"{error.url} answers {error.code} {error.reason}{hint}")
+        return SourceError(
+            f"{shown(error.url or self.api)} answers {error.code} {error.reason}{hint}"
+        )

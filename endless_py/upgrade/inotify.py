@@ -9,7 +9,6 @@ import select
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Optional
 
 # From <sys/inotify.h>: moved from and to, created, deleted, itself deleted, itself moved;
 # and: modified, attributes, closed after writing.
@@ -58,12 +57,12 @@ class Inotify:
             self._libc.inotify_rm_watch(self._fd, number)
         self._watches = watches
 
-    def wait(self, other: int, timeout: Optional[float]) -> None:
-        """Wait for an event, for `other` to be readable or `timeout` seconds (None: no limit)."""
+    def wait(self, other: int) -> None:
+        """Wait for an event, or for `other` to be readable."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(other, select.POLLIN)
-        poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+        poll.poll()
         with suppress(BlockingIOError):
             while os.read(self._fd, 1 << 16):
                 pass

@@ -59,3 +59,8 @@ def is_in_charge() -> bool:
     """
     current = process.current
     return current.machine.accepting and not current.bridge
+
+
+def is_starting() -> bool:
+    """Whether no server of this process is ready yet."""
+    return process.current.machine.starting

@@ -10,12 +10,14 @@ from endless_py.upgrade import files, versions
 from endless_py.upgrade.errors import SourceError, UpgradeError
 from endless_py.upgrade.sources import (
     MAX_SIZE,
+    TOTAL_TIMEOUT,
     Artifact,
     Known,
     Source,
     check_size,
     named_beside,
     safe_name,
+    within,
 )
 
 _TRIES = 5  # of one transfer that breaks
@@ -28,6 +30,7 @@ class S3Source(Source):
     client          a boto3 client to use; default: boto3.client("s3", **options), which
                     finds endpoint, region and credentials where boto3 looks for them
     max_size        bytes; default 1 GiB
+    total_timeout   seconds for the whole fetch; default 600
     options         for boto3.client(), such as endpoint_url or region_name
 
     The version is the object's metadata "version" (x-amz-meta-version), else what the key's
@@ -35,18 +38,30 @@ class S3Source(Source):
     """
 
     def __init__(
-        self, bucket: str, key: str, client: Any = None, max_size: int = MAX_SIZE, **options: Any
+        self,
+        bucket: str,
+        key: str,
+        client: Any = None,
+        max_size: int = MAX_SIZE,
+        total_timeout: float = TOTAL_TIMEOUT,
+        **options: Any,
     ):
         self.bucket = bucket
         self.key = key
         self.name = safe_name(key.rpartition("/")[2])
         self.max_size = max_size
+        self.total_timeout = total_timeout
         self._client = client if client is not None else _client(options)
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 
     def fetch(
+        self, known: Optional[Known], into: Path, beside: Sequence[str]
+    ) -> Optional[Artifact]:
+        return within(self.total_timeout, lambda: self._fetch(known, into, beside))
+
+    def _fetch(
         self, known: Optional[Known], into: Path, beside: Sequence[str]
     ) -> Optional[Artifact]:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -83,7 +98,7 @@ class S3Source(Source):
         if head.get("VersionId") not in (None, "null"):
             which["VersionId"] = head["VersionId"]
         failures = 0
-        with open(path, "wb") as file:
+        with files.create(path) as file:
             while file.tell() < head["ContentLength"]:
                 before = file.tell()
                 span = {"Range": f"bytes={before}-"} if before else {}

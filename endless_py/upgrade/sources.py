@@ -16,17 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import queue
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Callable, Optional, TypeVar, Union
 
 from endless_py.upgrade import files, versions
 from endless_py.upgrade.errors import Refused, SourceError
 
 MAX_SIZE = 1 << 30  # bytes
+TOTAL_TIMEOUT = 600.0  # seconds
 _COPY_TRIES = 5
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,34 @@ class Source:
         return type(self).__name__
 
 
+def within(
+    seconds: float, fetch: Callable[[], Value], cut: Callable[[], object] = lambda: None
+) -> Value:
+    """Do it in a thread, and leave that when the time is over. SourceError then.
+
+    cut is called to end what can be ended; a name's resolution or a disk that is not there
+    any more cannot, and the thread that waits for it goes on by itself.
+    """
+    results: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put((True, fetch()))
+        except BaseException as error:  # raised again in the thread that waits
+            results.put((False, error))
+
+    threading.Thread(target=work, name="endless_py fetch", daemon=True).start()
+    try:
+        done, value = results.get(timeout=seconds)
+    except queue.Empty:
+        cut()
+        raise SourceError(f"the transfer was not done within {seconds:g} s") from None
+    if not done:
+        raise value
+    result: Value = value
+    return result
+
+
 def named_beside(name: str, beside: Sequence[str]) -> list[str]:
     """The names of the files beside the artifact `name`."""
     return [pattern.replace("{name}", name) for pattern in beside]
@@ -109,18 +140,30 @@ def safe_name(name: str) -> str:
 class FileSource(Source):
     """A file on a disk, where something else puts new versions.
 
-    path is followed through symlinks at each look; max_size, in bytes, is 1 GiB by default.
-    The version is taken from the name of the file that path leads to, as in app-1.4.2.pyz.
+    path is followed through symlinks at each look; max_size, in bytes, is 1 GiB by default,
+    total_timeout, in seconds, 600. The version is taken from the name of the file that path
+    leads to, as in app-1.4.2.pyz.
     """
 
-    def __init__(self, path: Union[str, os.PathLike[str]], max_size: int = MAX_SIZE):
+    def __init__(
+        self,
+        path: Union[str, os.PathLike[str]],
+        max_size: int = MAX_SIZE,
+        total_timeout: float = TOTAL_TIMEOUT,
+    ):
         self.path = Path(os.path.abspath(path))
         self.max_size = max_size
+        self.total_timeout = total_timeout
 
     def __str__(self) -> str:
         return str(self.path)
 
     def fetch(
+        self, known: Optional[Known], into: Path, beside: Sequence[str]
+    ) -> Optional[Artifact]:
+        return within(self.total_timeout, lambda: self._fetch(known, into, beside))
+
+    def _fetch(
         self, known: Optional[Known], into: Path, beside: Sequence[str]
     ) -> Optional[Artifact]:
         name = self.path.name
@@ -133,7 +176,7 @@ class FileSource(Source):
                 check_size(self.path.stat().st_size, self.max_size, str(self.path))
                 for each in [name, *names]:
                     if self.path.with_name(each).exists():
-                        shutil.copyfile(self.path.with_name(each), into / each)
+                        files.copy(self.path.with_name(each), into / each)
                 if mark == self._mark(names):
                     version = versions.in_name(os.path.realpath(self.path))
                     return Artifact(into / name, version, {"file": mark})

@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Callable, Optional, Union
 
 from endless_py import _api as control
@@ -77,7 +78,7 @@ class Watch:
     def _run(self) -> None:
         try:
             while not self._stopping and is_in_charge():
-                self._wait(self.interval if self.polls else None)
+                self._wait()
                 # What events tell after this process was replaced, the successor hears too.
                 # A poll looks once more: the change may have come just before.
                 if self._stopping or not (self.polls or is_in_charge()):
@@ -92,13 +93,11 @@ class Watch:
                 os.close(self._wake)
                 os.close(self._woken)
 
-    def _wait(self, timeout: Optional[float]) -> None:
+    def _wait(self) -> None:
         if self._inotify is not None:
-            self._inotify.wait(self._wake, timeout)
-            return
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        poll.poll(None if timeout is None else max(1, int(timeout * 1000)))
+            self._inotify.wait(self._wake)
+        else:
+            self._pause(self.interval)
 
     def _changed(self) -> bool:
         """Whether the content is another one than before, once nobody writes it any more."""
@@ -107,7 +106,7 @@ class Watch:
         if signature == self._signature:
             return False
         while True:
-            self._pause()
+            self._pause(self.settle)
             if self._stopping:
                 return False
             self._listen()
@@ -123,11 +122,11 @@ class Watch:
         self._digest = digest
         return changed
 
-    def _pause(self) -> None:
-        """Events come by the dozen while a copy is written; the clock says when to look."""
+    def _pause(self, seconds: float) -> None:
+        """Wait, or until stop(). Events come by the dozen while a copy is written."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        poll.poll(max(1, int(self.settle * 1000)))
+        poll.poll(max(1, int(seconds * 1000)))
 
     def _tell(self) -> None:
         target = os.path.realpath(self.path)
@@ -190,11 +189,7 @@ class Watch:
                 if stat.S_ISLNK(mode):
                     digest.update(os.fsencode(os.readlink(path)) + b"\0")
                 elif stat.S_ISREG(mode):
-                    content = hashlib.sha256()
-                    with open(path, "rb") as file:
-                        for data in files.chunks(file):
-                            content.update(data)
-                    digest.update(content.digest())
+                    digest.update(files.sha256(Path(path)).encode())
         except OSError:
             return None
         return digest.hexdigest()

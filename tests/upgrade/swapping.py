@@ -1,6 +1,6 @@
 """swapping.py KIND OUTCOME: upgrades that are killed by SIGKILL at one of their acts.
 
-An act is anything that changes a name or opens a file for writing in the target's folder; the
+An act is anything that changes a name or makes a file in the target's folder; the
 process dies before it is done. KIND is "file" or "link", OUTCOME what the reload says, "ok" or
 a reason. For each line "STEP FOLDER" on standard input a process of its own does one upgrade
 and is killed at its STEP-th act; then "STATUS ACTS" is printed, where ACTS is 0 if it was killed.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from endless_py import upgrade
 
+CHANGES = ("os.rename", "os.symlink", "os.link", "os.mkdir", "os.remove", "os.rmdir")
 kind, outcome = sys.argv[1:]
 
 
@@ -22,10 +23,7 @@ def swap(folder, step):
 
     def on_event(event, arguments):
         nonlocal acts
-        if event == "open":
-            changes = isinstance(arguments[1], str) and set(arguments[1]) & set("wxa+")
-        else:
-            changes = event in ("os.rename", "os.symlink", "os.mkdir", "os.remove", "os.rmdir")
+        changes = bool(arguments[2] & os.O_CREAT) if event == "open" else event in CHANGES
         paths = [os.fspath(word) for word in arguments[:2] if isinstance(word, (str, os.PathLike))]
         if changes and any(str(path).startswith(str(folder)) for path in paths):
             acts += 1

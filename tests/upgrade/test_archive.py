@@ -44,11 +44,11 @@ def hard(name, to):
     return {"name": name, "link": to, "kind": tarfile.LNKTYPE}
 
 
-def refused(path, tmp_path, match, **limits):
+def refused(path, tmp_path, match, unpack=upgrade.unpack, **limits):
     """Refused, and nothing is left, inside or outside."""
     before = sorted(p for p in tmp_path.rglob("*"))
     with pytest.raises(upgrade.Refused, match=match):
-        upgrade.unpack(path, tmp_path / "release", **limits)
+        unpack(path, tmp_path / "release", **limits)
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
@@ -145,11 +145,20 @@ OUTSIDE = {
 }
 
 
+@pytest.mark.parametrize("library", ["filters", "no filters"])
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_member_that_would_land_elsewhere_is_refused(name, tmp_path):
+def test_a_member_that_would_land_elsewhere_is_refused(name, library, tmp_path, monkeypatch):
+    unpack = upgrade.unpack
+    if library == "no filters":  # an interpreter before 3.9.17, 3.10.12 and 3.11.4
+        trusted = {"filter": "fully_trusted"} if archive._FILTER else {}
+        monkeypatch.setattr(archive, "_FILTER", trusted)
+
+        def unpack(path, folder):
+            return archive.unpack(path, folder, 1 << 30, 1000)
+
     (tmp_path / "outside").write_text("mine")
     path = make_tar(tmp_path / "app.tar", *OUTSIDE[name])
-    refused(path, tmp_path, r"^app\.tar")
+    refused(path, tmp_path, r"^app\.tar", unpack)
     assert (tmp_path / "outside").read_text() == "mine"
 
 
