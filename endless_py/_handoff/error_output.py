@@ -16,7 +16,7 @@ import stat
 import sys
 from contextlib import suppress
 
-from endless_py._sockets.poller import READ, Poller
+from endless_py._sockets.poller import READ, WRITE, Poller
 from endless_py._support import log
 from endless_py._support.descriptors import keep_off_standard_streams, pipe
 
@@ -41,6 +41,7 @@ class ErrorOutput:
         self._reader = reader
         self._target = target
         self._last = b""
+        self._left = b""  # read, and not written yet: there was no room
         self._guard: Optional[tuple[int, Poller, _thread.LockType]] = None
         self.restored = False
         self._restoring = _thread.allocate_lock()
@@ -49,9 +50,18 @@ class ErrorOutput:
         """Return the reader's descriptor, -1 once it is closed."""
         return self._reader
 
+    def watched(self) -> dict[int, int]:
+        """Return the descriptors that lead to `pass_on()`; none where nothing more will come."""
+        if self._left:
+            return {self._target: WRITE}
+        return {self._reader: READ} if self._reader >= 0 else {}
+
     def pass_on(self) -> None:
-        """Write what has come to where it belongs. Never waits, neither for more nor for room."""
-        while self._reader >= 0:
+        """Write what has come to where it belongs. Never waits, neither for more nor for room.
+
+        Where there is no room nothing more is read: the new code waits then, as without us.
+        """
+        while self._write_left() and self._reader >= 0:
             try:
                 data = os.read(self._reader, 65536)
             except (BlockingIOError, InterruptedError):
@@ -62,10 +72,28 @@ class ErrorOutput:
                 self.close()
                 return
             self._last = (self._last + data)[-_KEPT:]
-            if self._target == 2:
-                log.standard_error.pass_on(data)
-            else:
-                log.write_at_once(self._target, data)
+            self._left = data
+
+    def _write_left(self) -> bool:
+        """Whether all that was read is written."""
+        if self._left and self._target == 2 and not log.standard_error.is_there():
+            self._left = b""
+        if self._left:
+            left = log.write_at_once(self._target, self._left)
+            self._left = self._left[len(self._left) - left :]
+        return not self._left
+
+    def take_in(self) -> None:
+        """Read what is there, though there may be no room to write it: its last lines count."""
+        self._write_left()
+        with suppress(OSError):
+            while self._reader >= 0:
+                data = os.read(self._reader, 65536)
+                if not data:
+                    self.close()
+                self._left += data
+                self._last = (self._last + data)[-_KEPT:]
+        self._write_left()
 
     def lines(self) -> list[str]:
         """Return the last lines."""
@@ -94,7 +122,7 @@ class ErrorOutput:
         try:
             while not poller.wait(None)[1] and self._reader >= 0:
                 self.pass_on()
-                poller.watch({self._reader: READ} if self._reader >= 0 else {})
+                poller.watch(self.watched())
         finally:
             runs.release()
 

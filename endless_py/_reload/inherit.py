@@ -10,7 +10,6 @@ from endless_py._handoff.greeting import Greeting
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets import activation
-from endless_py._sockets.poller import READ
 from endless_py._support import log, platform
 from endless_py._support.sigmask import unblock
 from endless_py.exceptions import ChannelError
@@ -79,8 +78,7 @@ class Inherit:
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors that lead to `step()`."""
-        output = self._error_output
-        return {} if output is None or output.fileno() < 0 else {output.fileno(): READ}
+        return {} if self._error_output is None else self._error_output.watched()
 
     def step(self) -> None:
         """Pass on what came into the captured error output after it was given back."""

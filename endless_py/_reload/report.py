@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-from endless_py._handoff.error_output import Capture
+from endless_py._handoff.error_output import Capture, ErrorOutput
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.supervisor import Supervisor
-from endless_py._sockets.poller import READ
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -36,6 +35,7 @@ class Report:
         self._following: list[Follower] = []
         self._waiting: list[Follower] = []  # they asked during a reload, for one after it
         self._capture: Optional[Capture] = None
+        self._rest: list[ErrorOutput] = []  # of earlier successors, not written yet
         self._began = 0.0
 
     # -- who is told ------------------------------------------------------
@@ -77,17 +77,21 @@ class Report:
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors that lead to `step()`."""
-        reader = self._capture.output.fileno() if self._capture is not None else -1
-        return {reader: READ} if reader >= 0 else {}
+        outputs = [] if self._capture is None else [self._capture.output]
+        return {k: v for output in [*outputs, *self._rest] for k, v in output.watched().items()}
 
     def step(self) -> None:
         """Pass on what a successor has written."""
         if self._capture is not None:
             self._capture.output.pass_on()
+        for output in self._rest:
+            output.pass_on()
+        self._rest = [output for output in self._rest if output.watched()]
 
     def _release(self) -> None:
         if self._capture is not None:
             self._capture.close()
+            self._rest.append(self._capture.output)
             self._capture = None
 
     # -- how it goes ------------------------------------------------------
@@ -147,7 +151,7 @@ class Report:
     def _remember(self, generation: int, text: str, again: bool) -> None:
         lines: list[str] = []
         if self._capture is not None:
-            self._capture.output.pass_on()
+            self._capture.output.take_in()
             lines = self._capture.output.lines()
         self._release()
         self.last = {"at": time.time(), "ok": False, "generation": generation, "reason": text}

@@ -162,6 +162,11 @@ class Spawn:
         handed = [listener for listener, _, _ in process.listeners.bound()]
         try:
             successor = Successor(told, self.sockets(), process.files)
+            process.log(
+                log.INFO,
+                f"hands back to pid {predecessor.pid}, which starts the program anew; "
+                "this one serves until it is ready",
+            )
             successor.become(predecessor)
         except Exception as error:
             if self.hand_back_at is None:
@@ -172,8 +177,3 @@ class Spawn:
         self.hand_back_at = None
         predecessor.waits = False
         process.successor, process.handed = successor, handed
-        process.log(
-            log.INFO,
-            f"hands back to pid {predecessor.pid}, which starts the program anew; "
-            "this one serves until it is ready",
-        )

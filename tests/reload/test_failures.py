@@ -52,6 +52,7 @@ def test_a_successor_that_fails_changes_nothing(name, folder):
     (folder / "code").write_text("ready_timeout = 5" if name == "hang" else "")
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
+        assert get(program.port) == "v0 end"  # it has written its line by then
         before = len(os.listdir(f"/proc/{pid}/fd"))
         (folder / "code").write_text(code)
         os.kill(pid, signal.SIGHUP)
