@@ -93,7 +93,11 @@ class Driver:
                     self.changes = object()
                     self._driving.release()
                 if not self._waits_next(listener):
-                    self._wake_free()  # what whoever waits has planned may not be right any more
+                    # What whoever waits has planned may not be right any more.
+                    self._wake_free()
+                    helper = self._helper
+                    if helper is not None:
+                        helper.poller.interrupt()
             else:
                 return  # whoever drives looks at `posted` once more when it is done
             if self._jobs:

@@ -83,7 +83,7 @@ def test_what_has_the_number_by_chance_is_not_replaced(tmp_path):
     assert run(code, tmp_path) == ["2", "data"]
 
 
-def test_what_cannot_be_passed_on_at_once_is_dropped(tmp_path):
+def test_what_cannot_be_passed_on_at_once_waits_for_room(tmp_path):
     code = """
     reader, full = os.pipe()
     os.set_blocking(full, False)
@@ -99,9 +99,14 @@ def test_what_cannot_be_passed_on_at_once_is_dropped(tmp_path):
         result(output.lines()[-1])
         if stage != "after": held = os.dup(2)
         output.restore()
+    os.set_blocking(reader, False)
+    seen = os.read(reader, 1 << 20)
+    output.pass_on()
+    seen += os.read(reader, 1 << 20)
+    result(seen.count(b"two"))
     result(log.standard_error.take_dropped())
     """
-    assert run(code, tmp_path) == ["two", "two", "2"]
+    assert run(code, tmp_path) == ["two", "two", "2", "0"]
 
 
 def test_no_descriptor_of_the_capture_has_a_standard_streams_number(tmp_path):
