@@ -343,11 +343,9 @@ def test_while_a_hook_blocks_the_process_can_be_reloaded(hook, tmp_path):
         pid = block(program, hook)
         os.kill(pid, signal.SIGHUP)
         new = wait_serving(program, 1)
-        program.wait(r"\] generation 0: .*generation 1 .* is ready", timeout=SOON)
+        program.wait(r"\] generation 0: .*generation 1 .* is ready after", timeout=SOON)
         assert "0 goes on" not in program.lines
-        # A connection that the old one was about to accept is answered by it.
-        answers = [get(port(program)) for _ in range(3)]
-        assert answers[-1].startswith("1 ")
+        assert get(port(program)).startswith("1 ")
         (tmp_path / "unblocked").touch()
         program.wait_alone(new, SOON)
         stops(program)
