@@ -1,7 +1,7 @@
-"""Message boundaries: where a handler waits for its client, and may leave its connection.
+"""Message boundaries: where a handler waits for the next message, and its connection can migrate.
 
-A handler at a boundary waits for whatever comes first, its client or the drain. At the
-drain its connection migrates, or is told to finish.
+A handler at a boundary waits until its client sends something or a drain begins. In a drain
+its connection migrates; if it cannot, the client is told to finish.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Boundary:
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError("timed out")
             if self.draining() and grace is not None and time.monotonic() >= grace:
-                # It may have come since, where many threads wait for their turn.
+                # Something may have come since then, where many threads wait for their turn.
                 return bool(self._poll.poll(0))
 
     def _leave(self, handler: Any) -> bool:
@@ -163,7 +163,7 @@ def await_message(handler: Any) -> bool:
 
 
 class MigratingMixIn:
-    """Put to the left of a handler class: gives it the state that came along."""
+    """Put to the left of a handler class: gives it the state that came with its connection."""
 
     migrating = False
 

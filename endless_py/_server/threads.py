@@ -1,4 +1,4 @@
-"""Handler threads that serve one connection after the other, for a server that allows it."""
+"""Handler threads that serve one connection after the other, for servers with reuse_threads."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class _Thread:
 class HandlerThreads:
     """The threads of one serve_forever(); between `begin()` and `end()` they are used again.
 
-    socketserver starts them, in its own way, and what is served is served by the server's own
-    process_request_thread(), each time in a new context (see contextvars) as in a new thread.
+    socketserver starts them. Each connection is served by the server's own
+    process_request_thread(), in a new context (see contextvars) as in a new thread.
     """
 
     def __init__(self, server: Any) -> None:
@@ -44,23 +44,24 @@ class HandlerThreads:
         self._serve: Callable[[Any, Any], None] = server.process_request_thread
 
     def begin(self) -> None:
-        """Have the threads that socketserver starts from now on stay for more."""
+        """From now on a thread that socketserver starts waits for another connection."""
         self._server.process_request_thread = self._run
 
     def process(self, server: Any, request: Any, client_address: Any) -> None:
-        """Have it served by the thread that was idle for the shortest time, or by a new one."""
+        """Have it served by the thread that was idle for the shortest time, or by a new thread."""
         try:
             thread = self._idle.pop()
         except IndexError:
             thread = _Thread()
             thread.work = request, client_address
-            # In the request's place: what a thread was started with it knows until it ends.
+            # In the request's place: a thread keeps what it was started with until it ends, and
+            # so would keep the socket.
             server.process_request(thread, client_address)
         else:
             thread.call((request, client_address))
 
     def end(self) -> None:
-        """Let the idle ones end, and each other one when it has served what it has."""
+        """End the idle threads now, and the others when they have served their connection."""
         self._ended = True
         vars(self._server).pop("process_request_thread", None)
         self._dismiss()
@@ -76,7 +77,7 @@ class HandlerThreads:
             contextvars.Context().run(self._serve, *work)
             del work  # an idle thread keeps no socket open
             self._idle.append(thread)
-            # Looked at after it can be seen: end() sees it, or it sees the end.
+            # Looked at after it is in the list: end() finds it there, or it finds the end here.
             if self._ended:
                 self._dismiss()
             if not thread.wait(PATIENCE):

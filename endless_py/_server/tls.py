@@ -1,4 +1,4 @@
-"""HTTPS: every handler makes its own handshake, so that a silent client keeps nobody waiting."""
+"""HTTPS: each handler makes its own handshake, so that a silent client makes no other one wait."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class TLSMixIn:
     """Put to the left of an HTTP server class; speaks TLS on accepted connections.
 
-    The signature is that of http.server.HTTPSServer from Python 3.14 on. The certificate
-    is read before the address is bound: one that cannot be used makes a reload fail.
+    The arguments are those of http.server.HTTPSServer from Python 3.14 on. The certificate
+    is read before the address is bound: a reload with one that cannot be used fails.
 
     handshake_timeout   seconds a client has to complete the TLS handshake; default 10
     """

@@ -18,9 +18,9 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 def take(environ: MutableMapping[str, str]) -> tuple[list[tuple[Binding, int]], list[str]]:
-    """Take the variables out of `environ` and return what they pass, with its descriptors.
+    """Take the variables out of `environ`; return the listeners that they pass, and problems.
 
-    The second value has a sentence about each thing that is not as it should be, and is ignored.
+    Each problem is a sentence about something that is not valid and is ignored.
     """
     pid, count, names = (environ.pop(variable, None) for variable in _VARIABLES)
     if pid is None and count is None:

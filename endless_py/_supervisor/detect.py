@@ -1,4 +1,4 @@
-"""Whether a reload keeps the pid: the setting, and what is to be seen of who watches it."""
+"""Whether a reload keeps the pid: the setting, and which supervisor can be seen."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ if TYPE_CHECKING:
     Setting = Union[bool, str]
 
 _WATCHERS = ("runsv", "s6-supervise", "supervise")
-# They end with the one process they were given, and the container with them.
+# Each ends when the one process that it started does, and the container ends with it.
 _CONTAINER_INITS = ("tini", "tini-static", "docker-init", "podman-init", "catatonit", "dumb-init")
 
 
 def check(setting: Any) -> Setting:
-    """Return a keep_pid setting; raises ValueError when it is none."""
+    """Return a valid keep_pid setting; raises ValueError for anything else."""
     if setting in (True, False, "auto"):
         return bool(setting) if setting != "auto" else "auto"
     raise ValueError(f'keep_pid is {setting!r}; it must be True, False or "auto"')
 
 
 def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
-    """Return whether the pid is kept, and why; one explicit setting of a server is enough.
+    """Return whether the pid is kept, and why.
 
-    notifies says that a manager can be told another pid.
+    settings are those of all servers: one True among them keeps it. notifies says that a service
+    manager can be told another pid.
     """
     explicit = [setting for setting in settings if isinstance(setting, bool)]
     if explicit:
@@ -41,10 +42,10 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
     if parent in _WATCHERS:
         return True, f"{parent} watches it"
     if parent in _CONTAINER_INITS:
-        return True, f"the container ends with it: {parent} waits for its end"
+        return True, f"the container ends when it does: {parent} waits for that"
     if _in_foreground():
         return True, "it runs in the foreground of a terminal"
-    return False, "nothing was found that watches it"
+    return False, "no supervisor was found"
 
 
 def _is_unit() -> bool:

@@ -20,10 +20,10 @@ _MOST_UNSENT = 16
 
 
 class Notifier:
-    """The manager's end as NOTIFY_SOCKET names it; without that, every method does nothing.
+    """The way to the manager that NOTIFY_SOCKET names; without it every method does nothing.
 
-    watchdog is the time in seconds within which the manager wants to hear WATCHDOG=1, None
-    where it does not; problem is one sentence about variables that make no sense, or None.
+    watchdog is the number of seconds within which the manager expects each WATCHDOG=1, None where
+    it expects none; problem is a sentence about variables that are not valid, or None.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
@@ -73,17 +73,17 @@ class Notifier:
         """Send assignments such as READY=1 in one message. Never raises, never blocks."""
         if self.enabled:
             lines = [f"{name}={value!s}".replace("\n", " ") for name, value in states.items()]
-            # One that never listens must not fill memory; the newest states are the truer ones.
+            # A manager that never reads must not fill memory; the newest states are true.
             while len(self._unsent) >= _MOST_UNSENT:
                 self._unsent.popleft()
             self._unsent.append("\n".join(lines).encode(errors="replace"))
             self.flush()
 
     def flush(self) -> None:
-        """Send what a full queue has held up."""
+        """Send what had no room in the manager's queue."""
         try:
             if self._socket is None and self._unsent:
-                # Kept open: a watchdog wants its ping when no descriptor is left, too.
+                # Kept open: the watchdog is told even when there is no descriptor left.
                 self._socket = keep_socket_off_standard_streams(
                     socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 )
@@ -99,7 +99,7 @@ class Notifier:
             self._unsent.clear()  # nobody is there
 
     def close(self) -> None:
-        """Be silent from now on, as a forked child must."""
+        """Send nothing from now on, as in a forked child."""
         self._address = None
         self._unsent.clear()
         if self._socket is not None:

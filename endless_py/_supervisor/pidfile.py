@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from typing import Any, Optional, Union
 
 PID_FILE_VARIABLE = "ENDLESS_PY_PID_FILE"  # for servers that name no pid file themselves
-_LONGEST = 64  # bytes; what is longer is no pid file
+_LONGEST = 64  # bytes; a longer file is not a pid file
 
 
 class PidFile:
-    """A pid file. Nothing but its owner, the process whose pid is in it, removes it.
+    """A pid file. Only its owner, the process whose pid is in it, removes it.
 
-    The path itself may not be a symlink (its folders may), nor anything but a file with a
-    pid in it: what is there and is not a pid file is left as it is.
+    The path may not be a symlink itself (its folders may). A file that is not a pid file is
+    never replaced nor removed.
     """
 
     def __init__(self, path: Union[str, os.PathLike[str]]) -> None:
-        """A relative path is taken from the directory in which the process is now."""
+        """A relative path starts at the present working directory."""
         self.path = os.path.abspath(os.fspath(path))
         self._mine: Optional[tuple[int, int]] = None  # device and inode
 
@@ -71,7 +71,7 @@ class PidFile:
         self._mine = (status.st_dev, status.st_ino) if pid == os.getpid() else None
 
     def take(self) -> bool:
-        """Own the file that another generation wrote for this one; whether there is one."""
+        """Own the file with this pid that another generation wrote; whether there is one."""
         with suppress(PidFileError):
             found = _read(self.path)
             if found is not None and found[0] == os.getpid():
@@ -139,7 +139,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether it has ended, and its parent is slow to notice: a container's may be so for ever."""
+    """Whether it has ended and was not reaped; in a container some never are."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
