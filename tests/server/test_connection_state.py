@@ -67,7 +67,7 @@ def test_half_a_request_behind_a_wrapped_rfile_is_not_lost_at_a_reload(tmp_path)
             client.sendall(GET + GET[:20])
             assert answer(client)[1].startswith("0 ")
             new = program.reload(1, old)
-            program.wait("accepts no more")
+            program.wait("finishing ")
             client.sendall(GET[20:])
             head, body = answer(client)
             assert body.startswith("0 ")
@@ -115,7 +115,7 @@ def test_what_is_kept_for_a_connection_keeps_it(keeps, says, tmp_path):
             client.sendall(hello + GET)
             assert answer(client)[1].startswith("0 ")
             new = program.reload(1, old)
-            program.wait("accepts no more")
+            program.wait("finishing ")
             moves = bool(SAYS[says]) or keeps == "a subclass's method"
             if moves:
                 program.wait_alone(new)
