@@ -25,6 +25,8 @@ from mixed_load import Clients
 from processes import descriptors, remote_sockets, serving, wait_until
 from strike import Striker
 
+READY_TIMEOUT = 60  # seconds
+
 
 class Outcome(NamedTuple):
     cell: Cell
@@ -87,7 +89,7 @@ class Trial:
         self.lines: list[str] = []
         settings = {
             "keep_pid": self.handoff.keep_pid,
-            "ready_timeout": 60,  # longer than anything here waits, on a busy machine
+            "ready_timeout": READY_TIMEOUT,  # longer than anything here waits, on a busy machine
             "keepalive_grace": 1,
             "drain_timeout": 1 if cell.step == "hammer" else 60,
         }
@@ -129,7 +131,11 @@ class Trial:
             if cell.leaves_none:
                 program.wait_alone(None)
             else:
-                state = wait_until(lambda: self._settled(program, port), "one process serves")
+                # A server that a limit ends in a thread leaves the program to the ready timeout.
+                seconds = 1.5 * READY_TIMEOUT if cell.may_leave_none else TIMEOUT
+                state = wait_until(
+                    lambda: self._settled(program, port), "one process serves", seconds
+                )
                 if state["pid"]:
                     self._name(state, old)
                     clients.wait_served(10)
