@@ -76,9 +76,9 @@ class ErrorOutput:
 
     def _write_left(self) -> bool:
         """Whether all that was read is written."""
-        if self._left and self._target == 2 and not log.standard_error.is_there():
-            self._left = b""
-        if self._left:
+        if self._left and self._target == 2:
+            self._left = log.standard_error.pass_on(self._left)
+        elif self._left:
             left = log.write_at_once(self._target, self._left)
             self._left = self._left[len(self._left) - left :]
         return not self._left
