@@ -62,7 +62,7 @@ def measure(count: int, rounds: int) -> list[float]:
         for generation in range(1, rounds + 1):
             pid = program.reload(generation, pid)
             begun = program.wait(rf"generation {generation}: serves .*@([0-9.]+)$")
-            ended = program.wait(rf"generation {generation - 1}: drained.*@([0-9.]+)$")
+            ended = program.wait(rf"generation {generation - 1}: finished; exiting.*@([0-9.]+)$")
             seconds.append(float(ended[1]) - float(begun[1]))
             program.wait_alone(pid)
             for client in clients:

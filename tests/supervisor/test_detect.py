@@ -42,7 +42,7 @@ def test_an_explicit_setting_is_obeyed_whoever_watches(settings, kept, monkeypat
 
 
 def test_without_any_sign_the_pid_changes():
-    assert detect.decide(["auto"], False) == (False, "nothing was found that watches it")
+    assert detect.decide(["auto"], False) == (False, "no supervisor was found")
     assert detect.decide([], True)[0] is False
 
 
