@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from endless_py._supervisor.pidfile import is_alive
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
@@ -18,12 +20,26 @@ _REAP_FIRST, _REAP_LAST = 0.005, 0.5  # seconds from one look at a child to the 
 class Child:
     """A child process on its way to its end."""
 
-    def __init__(self, pid: int, generation: Optional[int] = None) -> None:
+    def __init__(
+        self, pid: int, generation: Optional[int] = None, watcher: int = 0, report: int = -1
+    ) -> None:
+        """watcher is the pid of its parent, report where that one tells its status: see `starter`.
+
+        Without them it is a child of this process, or was one of the process's before an exec.
+        """
         self.pid = pid
         self.generation = generation
+        self.watcher = watcher
+        self._report = report
         self.status: Optional[str] = None
         self._kill_at: Optional[float] = None
         self._interval = _REAP_FIRST
+
+    def let_go(self) -> None:
+        """It is not for this process to know how it ends."""
+        if self._report >= 0:
+            os.close(self._report)
+            self._report = -1
 
     def kill_after(self, seconds: float) -> None:
         """Kill it unless it ends by itself in that time."""
@@ -33,19 +49,41 @@ class Child:
         """Whether it has ended; `status` then says how. Kills it when its time is over."""
         if self.status is not None:
             return True
+        if self._report >= 0 and self._told():
+            return True
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
             self._kill_at = None
+        if self._report >= 0:
+            return False
         try:
             # Not Popen.poll(): when others took the status, that calls it 0.
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            self.status = "its exit status was taken by another part of the program"
+            if is_alive(self.pid):
+                return False
+            self.status = "has ended"  # it is no child, or others have taken its status
             return True
         if pid == 0:
             return False
         self.status = describe(os.waitstatus_to_exitcode(status))
+        return True
+
+    def _told(self) -> bool:
+        """Whether its watcher has told its end; one that is gone itself is not listened to."""
+        try:
+            data = os.read(self._report, 16)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        self.let_go()
+        if not data:
+            return False
+        self.status = describe(os.waitstatus_to_exitcode(int(data)))
+        with suppress(ChildProcessError):  # it is this process's where orphans become its children
+            os.waitpid(self.watcher, 0)
         return True
 
     def next_reap(self) -> float:
@@ -91,12 +129,11 @@ class Children:
     def reap(self, draining: set[int]) -> Iterator[Child]:
         """Take out those that have ended; return the failed successors among them one by one.
 
-        draining are the pids of predecessors, some of which may be orphans of ours.
+        draining are the pids of predecessors. While there are any, orphans can wait: the end of
+        a bridge's channel comes first.
         """
         self.due = None
-        for orphan in list(self.orphans):
-            if orphan.pid in draining:
-                continue  # the end of its channel comes first
+        for orphan in [] if draining else list(self.orphans):
             if orphan.reap():
                 self.orphans.remove(orphan)
             else:
@@ -107,6 +144,12 @@ class Children:
                 yield child
             else:
                 self._again(child)
+
+    def in_forked_child(self) -> None:
+        """None of these is a forked child's."""
+        for child in self.leaving:
+            child.let_go()
+        self.leaving = []
 
     def _again(self, child: Child) -> None:
         again = child.next_reap()

@@ -53,6 +53,7 @@ class Inherit:
         process.received.waiting = found.listeners
         process.children.orphans = [Child(pid) for pid in found.children]
         process.signals.ignored_hup = found.ignores_terminal
+        process.started.blocked = found.blocked
         self._supervisor.in_charge = found.in_place
         self._supervisor.ours |= process.predecessors.older
         return True

@@ -88,6 +88,7 @@ class ServerProcess(BaseProcess):
             self._install_signals()
             unblock(self.signals.roles)
         self.inherit.take_lent()
+        self.started.note_descriptors()
 
     def perform(self, action: str, what: tuple[Any, ...]) -> None:
         """Do an action of the machine's table."""
@@ -327,10 +328,13 @@ class ServerProcess(BaseProcess):
         if not self.machine.at_peace:
             self.report.in_forked_child()
         self.predecessors.in_forked_child()
-        if self.living_successor is not None:
-            self.living_successor.channel.close()
+        successor = self.living_successor
+        if successor is not None:
+            successor.channel.close()
+            if successor.child is not None:
+                successor.child.let_go()
         self.successor = None
-        self.children.leaving = []
+        self.children.in_forked_child()
         if self.listeners.all:  # else it becomes a daemon, and will be what is served
             self.supervisor.in_forked_child()
         if served is None:

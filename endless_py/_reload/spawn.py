@@ -10,15 +10,16 @@ import os
 import threading
 import time
 
-from endless_py._handoff import command_line
+from endless_py._handoff import command_line, greeting
 from endless_py._handoff.successor import Successor
-from endless_py._reload import hooks
+from endless_py._reload import dry_start, hooks
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
 from endless_py._reload.signals import RELOAD
 from endless_py._reload.supervisor import Supervisor
-from endless_py._supervisor import detect
+from endless_py._sockets import activation
+from endless_py._supervisor import detect, notify, pidfile
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from endless_py._sockets.listener import Binding
 
 _HAND_BACK_AGAIN = 0.1  # seconds
+# What this package takes out of the environment, and gives to successors as it is right for them.
+_OURS = {
+    greeting.VARIABLE,
+    faults.VARIABLE,
+    dry_start.VARIABLE,
+    pidfile.PID_FILE_VARIABLE,
+    *notify.VARIABLES,
+    *activation.VARIABLES,
+}
 
 
 class Spawn:
@@ -77,6 +87,7 @@ class Spawn:
             "ancestor": ancestor,
             "ignores_terminal": process.signals.ignored_hup,
             "older": sorted(older),
+            "blocked": sorted(process.started.blocked),
         }
 
     def sockets(self) -> list[tuple[Binding, int]]:
@@ -86,12 +97,14 @@ class Spawn:
         return own + process.received.lent()
 
     def environment(self, bridge: bool) -> dict[str, str]:
-        """Return a successor's, with all that this process took out of its own.
+        """Return a successor's: what the command was started with, whatever the program has set.
 
         A bridge is nobody's main process: it has nothing to tell a supervisor.
         """
+        first = self._process.started.environment
+        given = {name: value for name, value in first.items() if name not in _OURS}
         taken = {} if bridge else self._supervisor.environment()
-        return {**os.environ, **faults.environment(), **taken}
+        return {**given, **faults.environment(), **taken}
 
     def look_who_waits(self) -> None:
         """As a bridge: whether the kept pid waits for everything to be handed back."""
@@ -133,10 +146,11 @@ class Spawn:
             files = {**process.files, **({} if capture is None else capture.files)}
             handed = [listener for listener, _, _ in process.listeners.bound()]
             successor = Successor(told, self.sockets(), files)
-            hold = [n for n, role in process.signals.roles.items() if role == RELOAD]
+            hold = {n for n, role in process.signals.roles.items() if role == RELOAD}
             stderr = None if capture is None else capture.writer
             with self.fork_lock:
-                successor.start(self.command, self.environment(bridge), hold, stderr)
+                environment = self.environment(bridge)
+                successor.start(self.command, environment, process.started, hold, stderr)
         except Exception as error:
             if successor is None or successor.child is None:
                 why = (

@@ -42,7 +42,7 @@ class PidFile:
             raise _error(errno.EACCES, "the pid file's folder cannot be written to", folder)
         found = _read(self.path)
         pid = found[0] if found is not None else None
-        if pid is not None and pid != os.getpid() and pid not in ours and _is_alive(pid):
+        if pid is not None and pid != os.getpid() and pid not in ours and is_alive(pid):
             raise _error(
                 errno.EEXIST, f"the pid file is that of process {pid}, which is alive", self.path
             )
@@ -128,7 +128,8 @@ def _read(path: str) -> Optional[tuple[Optional[int], tuple[int, int]]]:
     return int(word), inode
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process; one that waits to be reaped is none."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
