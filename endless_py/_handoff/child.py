@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
+_FIRST = 22  # bytes of what a watcher says first; its second word is shorter
+_START_TIMEOUT = 5.0  # seconds that an order to stop waits to know whom it is for
 _REAP_FIRST, _REAP_LAST = 0.005, 0.5  # seconds from one look at a child to the next
 
 
@@ -21,16 +24,17 @@ class Child:
     """A child process on its way to its end."""
 
     def __init__(
-        self, pid: int, generation: Optional[int] = None, watcher: int = 0, report: int = -1
+        self, pid: int, generation: Optional[int] = None, report: Optional[int] = None
     ) -> None:
-        """watcher is the pid of its parent, report where that one tells its status: see `starter`.
+        """report is where the watcher tells its pid and its status, and pid the starter's so far.
 
-        Without them it is a child of this process, or was one of the process's before an exec.
+        Without it this is a child of this process, or was one of the process's before an exec.
         """
         self.pid = pid
         self.generation = generation
-        self.watcher = watcher
-        self._report = report
+        self.watcher = 0  # the pid of its parent, if that one is there only to watch: see `starter`
+        self.begun = report is None  # its own pid is known
+        self._report = -1 if report is None else report
         self.status: Optional[str] = None
         self._kill_at: Optional[float] = None
         self._interval = _REAP_FIRST
@@ -41,6 +45,39 @@ class Child:
             os.close(self._report)
             self._report = -1
 
+    def watched(self) -> int:
+        """Return the descriptor that tells when it can `begin()`; -1 when it has."""
+        return -1 if self.begun else self._report
+
+    def begin(self, wait: bool = False) -> bool:
+        """Whether the starter has started it, so that its pid is known."""
+        if not self.begun:
+            if wait:
+                poll = select.poll()
+                poll.register(self._report, select.POLLIN)
+                poll.poll(_START_TIMEOUT * 1000)
+            data = self._read()
+            if data is None:
+                return False
+            self.begun = True
+            words = data.split()
+            if len(words) == 2:
+                with suppress(ChildProcessError):
+                    os.waitpid(self.pid, 0)  # the starter has ended
+                self.watcher, self.pid = map(int, words)
+            else:  # it is no interpreter, or cannot begin: it is looked after as it is
+                self.let_go()
+        return True
+
+    def _read(self) -> Optional[bytes]:
+        """Return what the watcher has said since; None: nothing, empty: it has ended."""
+        try:
+            return os.read(self._report, _FIRST)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return b""
+
     def kill_after(self, seconds: float) -> None:
         """Kill it unless it ends by itself in that time."""
         self._kill_at = time.monotonic() + seconds
@@ -49,7 +86,7 @@ class Child:
         """Whether it has ended; `status` then says how. Kills it when its time is over."""
         if self.status is not None:
             return True
-        if self._report >= 0 and self._told():
+        if self.begin() and self._report >= 0 and self._told():
             return True
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             with suppress(OSError):
@@ -72,12 +109,9 @@ class Child:
 
     def _told(self) -> bool:
         """Whether its watcher has told its end; one that is gone itself is not listened to."""
-        try:
-            data = os.read(self._report, 16)
-        except (BlockingIOError, InterruptedError):
+        data = self._read()
+        if data is None:
             return False
-        except OSError:
-            data = b""
         self.let_go()
         if not data:
             return False

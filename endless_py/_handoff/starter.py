@@ -13,12 +13,9 @@ start as fresh as the first one was (see `started`).
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
-import time
-from contextlib import suppress
 
 from endless_py._handoff.child import Child
 from endless_py._support import sigmask
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
 
     from endless_py._handoff.command_line import CommandLine
     from endless_py._handoff.started import Started
-
-_TIMEOUT = 5.0  # seconds the interpreter has to say whom it has started
 
 _CODE = """
 import _signal, _thread, posix, sys
@@ -49,7 +44,7 @@ if pid:
     try:
         posix.closerange(0, tell)
         posix.closerange(tell + 1, top)
-        posix.write(tell, b"%d %d\\n" % (posix.getpid(), pid))
+        posix.write(tell, b"%10d %10d\\n" % (posix.getpid(), pid))
         if not stays:
             _thread.start_new_thread(leave_with_the_one_that_asked, ())
         posix.write(tell, b"%d\\n" % posix.waitpid(pid, 0)[1])
@@ -93,7 +88,8 @@ def start(
     """Start `command` again as `started` says, with `channel` and signals that wait.
 
     stderr is a descriptor that is to be its standard error, None for this process's. Raises
-    OSError when it cannot be started. The spawn is vfork-style from 3.10 on.
+    OSError when it cannot be started. The spawn is vfork-style from 3.10 on, and nobody waits for
+    the small interpreter here: see `Child.begun()`.
     """
     import subprocess  # late, as only a reload needs it
 
@@ -134,34 +130,8 @@ def start(
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(tell)
         process.returncode = 0  # subprocess is not to wait for it
-        watcher, pid = _told(ours)
-        if not pid:  # it is no interpreter, or cannot begin: then it is watched as it is
-            return Child(process.pid)
-        with suppress(ChildProcessError):
-            os.waitpid(process.pid, 0)
         ours.setblocking(False)
-        return Child(pid, watcher=watcher, report=ours.detach())
-
-
-def _told(sock: socket.socket) -> tuple[int, int]:
-    """Return the pids of the watcher and of the new process; zeros when nobody says them."""
-    ends = time.monotonic() + _TIMEOUT
-    data = b""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    while not data.endswith(b"\n"):
-        left = ends - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            return 0, 0
-        try:
-            more = sock.recv(1 if data else 64)
-        except OSError:
-            more = b""
-        if not more:
-            return 0, 0
-        data += more
-    watcher, pid = map(int, data.split())
-    return watcher, pid
+        return Child(process.pid, report=ours.detach())
 
 
 def keep_off(descriptor: int, numbers: set[int]) -> int:

@@ -91,6 +91,14 @@ class Successor:
         child.generation = self.generation
         faults.at("spawn")
 
+    def begun(self, wait: bool = False) -> bool:
+        """Whether its own pid is known; until then it is that of who starts it."""
+        if self.child is None or self.child.begun:
+            return True
+        begun = self.child.begin(wait)
+        self.pid = self.child.pid
+        return begun
+
     def become(self, predecessor: Predecessor) -> None:
         """Let the predecessor's process become it."""
         self.pid = predecessor.pid
@@ -98,6 +106,12 @@ class Successor:
         self._carrier = predecessor.channel
         predecessor.channel.send({"type": "hand_back"}, (self._its.fileno(),))
         self._close_its_end()
+
+    def in_forked_child(self) -> None:
+        """It is no forked child's."""
+        self.channel.close()
+        if self.child is not None:
+            self.child.let_go()
 
     def take_end(self) -> int:
         """Return the descriptor of its end, for a process that is to become it by an exec."""

@@ -64,7 +64,7 @@ class BaseProcess:
         self.orders: deque[Order] = deque()
         self.owed: dict[str, str] = {}  # orders that wait for a state: their kind, who asked
         self.hooks = Hooks(self.log)
-        self.signals = Signals(self.on_signal, self.log)
+        self.signals = Signals(self.on_signal, self.log, self.started)
         self.listeners = Listeners()
         self.children = Children()
         self.predecessors = Predecessors(self.children)

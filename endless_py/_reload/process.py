@@ -228,6 +228,7 @@ class ServerProcess(BaseProcess):
         self.supervisor.check()
 
     def _look_at_successor(self) -> None:
+        self.spawn.look()
         self.hear_successor.step()
         self.readiness.check()
         self.resume.check()
@@ -253,7 +254,7 @@ class ServerProcess(BaseProcess):
         """Return the descriptors whose events should lead to a step."""
         channels = self._channels()
         found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in channels}
-        found[self.signals.fileno()] = READ
+        found[self.signals.fileno()] = found[self.spawn.watched()] = READ
         found.update(self.answers.remote.watched())
         found.update(self.report.watched())
         found.update(self.inherit.watched())
@@ -328,11 +329,8 @@ class ServerProcess(BaseProcess):
         if not self.machine.at_peace:
             self.report.in_forked_child()
         self.predecessors.in_forked_child()
-        successor = self.living_successor
-        if successor is not None:
-            successor.channel.close()
-            if successor.child is not None:
-                successor.child.let_go()
+        if self.living_successor is not None:
+            self.living_successor.in_forked_child()
         self.successor = None
         self.children.in_forked_child()
         if self.listeners.all:  # else it becomes a daemon, and will be what is served

@@ -17,6 +17,8 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
+    from endless_py._handoff.started import Started
+
     Handler = Callable[[int, Optional[FrameType]], None]
 
 _HANDLER_TIME = 0.05  # seconds after a signal in which its handler should have run
@@ -36,9 +38,10 @@ class Signals:
     has not run shortly after, they take the signal in its place.
     """
 
-    def __init__(self, handler: Handler, say: Callable[[int, str], None]) -> None:
+    def __init__(self, handler: Handler, say: Callable[[int, str], None], started: Started) -> None:
         self._handler = handler
         self._say = say
+        self._started = started
         self.roles: dict[int, str] = {
             int(getattr(signal, name)): role
             for name, role in _ROLES.items()
@@ -118,6 +121,8 @@ class Signals:
             if before in unused:
                 self._previous[number] = before
                 signal.signal(number, self._run)
+                # Held back by who started this process, and not by the program for its sigwait().
+                unblock({number} & self._started.blocked)
             elif self.roles.get(number) == RELOAD:
                 foreign = True
         return foreign
@@ -125,6 +130,7 @@ class Signals:
     def _give_back(self, number: int, before: Any) -> None:
         # == and not "is": each look at a bound method makes a new one
         if signal.getsignal(number) == self._run:
+            block({number} & self._started.blocked)
             signal.signal(number, before)
 
     def _run(self, number: int, frame: Optional[FrameType]) -> None:

@@ -51,6 +51,7 @@ class Spawn:
         # Held while a successor is started, and by whoever forks: see `process`.
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None
+        self._starting: Optional[str] = None  # who asked for the successor that is being started
         self.hand_back_at: Optional[float] = None  # it failed; when it is tried again (monotonic)
 
     # -- what a successor is given ----------------------------------------
@@ -163,8 +164,25 @@ class Spawn:
             # It runs, has the listeners, and will serve them.
             process.log(log.ERROR, f"{error!r} at {log.where(error)}; the reload goes on")
         process.successor, process.handed = successor, handed
-        self._report.started(successor)
-        process.log(log.INFO, f"{name}: started {successor}; this one serves until it is ready")
+        self._report.given()
+        self._starting = name
+
+    def look(self) -> None:
+        """Say whom `start()` has started, once that is known."""
+        successor = self._process.living_successor
+        if successor is None:
+            self._starting = None
+        elif self._starting is not None and successor.begun():
+            name, self._starting = self._starting, None
+            self._report.started(successor)
+            text = f"{name}: started {successor}; this one serves until it is ready"
+            self._process.log(log.INFO, text)
+
+    def watched(self) -> int:
+        """Return the descriptor that leads to `look()`; -1 when there is none."""
+        successor = self._process.living_successor
+        child = None if successor is None else successor.child
+        return -1 if child is None else child.watched()
 
     def hand_back(self, *_: object) -> None:
         """As a bridge: hand everything to the process that waits to be replaced."""
