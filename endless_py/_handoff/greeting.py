@@ -22,7 +22,7 @@ from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Any, Iterable, Optional
 
     Descriptors = list[tuple[dict[str, Any], int]]
 
@@ -56,12 +56,13 @@ def send(
         )
 
 
-def variable_in_place(descriptor: int, bridge: int, children: Iterable[int]) -> str:
+def variable_in_place(descriptors: list[int], bridge: int, children: Iterable[int]) -> str:
     """Return the handoff variable for new code that takes this process's place.
 
-    bridge is the pid at the channel's other end, children are those of this process that live.
+    descriptors are the channel's and, if it is kept, that of the socket for commands; bridge is
+    the pid at the channel's other end, children are those of this process that live.
     """
-    return f"{descriptor}:{bridge}:{','.join(map(str, children))}"
+    return ":".join(",".join(map(str, part)) for part in (descriptors, [bridge], children))
 
 
 # -- the successor's side -----------------------------------------------------
@@ -75,7 +76,7 @@ class Greeting:
 
         Raises ChannelError with one clear sentence when the variable is not good.
         """
-        number, peer, self.children = _parse(variable)
+        number, self.control, peer, self.children = _parse(variable)
         self.in_place = ":" in variable  # this process had the same pid before
         self.listeners: list[tuple[Binding, int]] = []
         self.files: dict[str, int] = {}
@@ -92,6 +93,7 @@ class Greeting:
             self.ignores_terminal = bool(body.get("ignores_terminal"))
             # Pids of generations before the predecessor that may still matter.
             self.older = set(body.get("older", []))
+            self.orphaned = bool(body.get("orphaned"))
             if not is_number(self.generation) or not all(map(is_number, self.older)):
                 raise ValueError("no numbers of generations")
         except (ChannelClosed, KeyError, TypeError, ValueError, IndexError) as error:
@@ -152,19 +154,22 @@ class Greeting:
         return body
 
 
-def _parse(variable: str) -> tuple[int, int, list[int]]:
-    """Return the descriptor, the pid at its other end, and the children that live."""
+def _parse(variable: str) -> tuple[int, Optional[int], int, list[int]]:
+    """Return the channel's descriptor and that of the socket for commands, if there is one, the
+    pid at the channel's other end, and the children that live.
+    """
     import re  # late, as only a reload needs it
 
-    pattern = r"(\d{1,7})(?::(\d{1,10}):((?:\d{1,10}(?:,\d{1,10})*)?))?"
+    pattern = r"(\d{1,7})(?:(?:,(\d{1,7}))?:(\d{1,10}):((?:\d{1,10}(?:,\d{1,10})*)?))?"
     found = re.fullmatch(pattern, variable, re.A)
     if found is None:
         raise ChannelError(f"{variable[:40]!r} is not a descriptor's number")
-    children = [int(pid) for pid in (found[3] or "").split(",") if pid]
+    children = [int(pid) for pid in (found[4] or "").split(",") if pid]
     if not all(map(is_pid, children)):
         raise ChannelError(f"{variable[:40]!r} has a number that is not a pid")
-    peer = int(found[2]) if found[2] else os.getppid()
-    return int(found[1]), peer, children
+    control = int(found[2]) if found[2] else None
+    peer = int(found[3]) if found[3] else os.getppid()
+    return int(found[1]), control, peer, children
 
 
 def _check_descriptor(descriptor: int, peer: int) -> socket.socket:

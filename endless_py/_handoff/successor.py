@@ -14,7 +14,6 @@ import time
 from endless_py._handoff import command_line, greeting
 from endless_py._handoff.channel import Channel, Message
 from endless_py._handoff.child import Child
-from endless_py._handoff.predecessor import Predecessor
 from endless_py._sockets.listener import Binding
 from endless_py._support import faults, sigmask
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -88,12 +87,12 @@ class Successor:
         self.child = Child(self.pid, self.generation)
         faults.at("spawn")
 
-    def become(self, predecessor: Predecessor) -> None:
-        """Let the predecessor's process become it."""
-        self.pid = predecessor.pid
+    def become(self, pid: int, carrier: Channel, body: dict[str, Any]) -> None:
+        """Let that process become it: `body`, and its end of the channel, go over the carrier."""
+        self.pid = pid
         self.started = None  # its time begins when its program does
-        self._carrier = predecessor.channel
-        predecessor.channel.send({"type": "hand_back"}, (self._its.fileno(),))
+        self._carrier = carrier
+        carrier.send(body, (self._its.fileno(),))
         self._close_its_end()
 
     def take_end(self) -> int:

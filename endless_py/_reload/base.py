@@ -56,6 +56,7 @@ class BaseProcess:
     def __init__(self) -> None:
         self.generation = 0
         self.bridge = False
+        self.orphaned = False  # it was a bridge, or comes from one, and the kept pid is lost
         self.driver = Driver(self)
         self.machine = Machine(self.perform, self._owes, self._trace)
         self.retries = Retries()

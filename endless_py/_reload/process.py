@@ -12,6 +12,7 @@ import os
 from endless_py._handoff.channel import Channel
 from endless_py._reload.answers import Answers
 from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.bridge import Bridge
 from endless_py._reload.drain import Drain
 from endless_py._reload.dry_start import DryStart
 from endless_py._reload.exit import Exit
@@ -53,22 +54,24 @@ class ServerProcess(BaseProcess):
         self.inherit = Inherit(self, self.supervisor)
         self.readiness = Readiness(self, self.inherit, self.supervisor)
         self.spawn = Spawn(self, self.supervisor, self.report)
+        self.bridging = Bridge(self, self.spawn, self.supervisor, self.report)
+        self.answers = Answers(self, self.stop, self.report, self.bridging)
         self.drain = Drain(self)
         self.migration = Migration(self)
         self.resume = Resume(self, self.report)
-        self.reexec = Reexec(self, self.spawn, self.supervisor)
+        self.reexec = Reexec(self, self.spawn, self.supervisor, self.report, self.answers)
         self.exit = Exit(self, self.supervisor, self.stop, self.reexec, self.migration)
-        self.answers = Answers(self, self.stop, self.report)
-        self.ordering = Orders(self, self.stop, self.report, self.exit)
+        self.ordering = Orders(self, self.stop, self.report, self.bridging, self.exit)
         self.hear_successor = HearSuccessor(
             self, self.readiness, self.stop, self.reexec, self.migration
         )
         self.hear_predecessors = HearPredecessors(
-            self, self.inherit, self.supervisor, self.report, self.stop
+            self, self.inherit, self.supervisor, self.bridging, self.stop
         )
         # The steps by the names that the machine's table has for them.
         self._steps = {
             "answers": self.answers,
+            "bridge": self.bridging,
             "drain": self.drain,
             "exit": self.exit,
             "orders": self.ordering,
@@ -85,6 +88,7 @@ class ServerProcess(BaseProcess):
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
         if self.inherit.begin():
             self.forks.watch()
+            self.answers.remote.kept = self.inherit.control
             self._install_signals()
             unblock(self.signals.roles)
         self.inherit.take_lent()
@@ -215,7 +219,7 @@ class ServerProcess(BaseProcess):
         self.hear_predecessors.step()
         self._look_at_successor()
         self.resume.reap()
-        self.spawn.look_who_waits()
+        self.bridging.look()
         if self.machine.drains:
             self.drain.check()
             self._look_at_successor()  # died since, it would leave nobody who accepts
@@ -256,6 +260,7 @@ class ServerProcess(BaseProcess):
         found.update(self.answers.remote.watched())
         found.update(self.report.watched())
         found.update(self.inherit.watched())
+        found.update(self.bridging.watched())
         if self.ordering.terminal is not None:
             found.update(self.ordering.terminal.watched())
         found.pop(-1, None)
@@ -273,7 +278,7 @@ class ServerProcess(BaseProcess):
             self.children.due,
             self.retries.again_at,
             self.exit.watch.deadline(),
-            self.spawn.hand_back_at if self.machine.at_peace else None,
+            self.bridging.deadline(),
             self.signals.deadline(),
             self.readiness.deadline(),
             self.supervisor.deadline(),

@@ -1,14 +1,12 @@
 """Steps 2 and 3: the hooks before a reload, and the start of a successor.
 
-With a kept pid this is done twice: the second time the bridge hands back, and the process
-that it came from is to become its successor.
+With a kept pid it is followed by what is in `bridge`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 
 from endless_py._handoff import command_line
 from endless_py._handoff.successor import Successor
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
     from endless_py._sockets.listener import Binding
 
-_HAND_BACK_AGAIN = 0.1  # seconds
-
 
 class Spawn:
     """Starts successors."""
@@ -41,7 +37,6 @@ class Spawn:
         # Held while a successor is started, and by whoever forks: see `process`.
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None
-        self.hand_back_at: Optional[float] = None  # it failed; when it is tried again (monotonic)
 
     # -- what a successor is given ----------------------------------------
 
@@ -77,6 +72,7 @@ class Spawn:
             "ancestor": ancestor,
             "ignores_terminal": process.signals.ignored_hup,
             "older": sorted(older),
+            "orphaned": process.orphaned,
         }
 
     def sockets(self) -> list[tuple[Binding, int]]:
@@ -86,19 +82,8 @@ class Spawn:
         return own + process.received.lent()
 
     def environment(self, bridge: bool) -> dict[str, str]:
-        """Return a successor's, with all that this process took out of its own.
-
-        A bridge is nobody's main process: it has nothing to tell a supervisor.
-        """
-        taken = {} if bridge else self._supervisor.environment()
-        return {**os.environ, **faults.environment(), **taken}
-
-    def look_who_waits(self) -> None:
-        """As a bridge: whether the kept pid waits for everything to be handed back."""
-        process = self._process
-        due = self.hand_back_at is None or time.monotonic() >= self.hand_back_at
-        if process.machine.at_peace and process.predecessors.waiting() is not None and due:
-            process.fire(Event.TAKE_BACK)
+        """Return a successor's, with all that this process took out of its own."""
+        return {**os.environ, **faults.environment(), **self._supervisor.environment(bridge)}
 
     # -- actions ----------------------------------------------------------
 
@@ -151,29 +136,3 @@ class Spawn:
         process.successor, process.handed = successor, handed
         self._report.started(successor)
         process.log(log.INFO, f"{name}: started {successor}; this one serves until it is ready")
-
-    def hand_back(self, *_: object) -> None:
-        """As a bridge: hand everything to the process that waits to be replaced."""
-        process = self._process
-        predecessor = process.predecessors.waiting()
-        if predecessor is None:
-            return
-        told = self.greeting(process.generation, False, False, len(process.predecessors.living) > 1)
-        handed = [listener for listener, _, _ in process.listeners.bound()]
-        try:
-            successor = Successor(told, self.sockets(), process.files)
-            process.log(
-                log.INFO,
-                f"hands back to pid {predecessor.pid}, which starts the program anew; "
-                "this one serves until it is ready",
-            )
-            successor.become(predecessor)
-        except Exception as error:
-            if self.hand_back_at is None:
-                process.log(log.ERROR, f"cannot hand back: {error}; it is tried again")
-            self.hand_back_at = time.monotonic() + _HAND_BACK_AGAIN
-            process.fire(Event.CANCELLED)
-            return
-        self.hand_back_at = None
-        predecessor.waits = False
-        process.successor, process.handed = successor, handed
