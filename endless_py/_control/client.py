@@ -12,8 +12,8 @@ import sys
 import time
 from contextlib import suppress
 
-from endless_py._control.socket import PREFIX, peer, private_folder
-from endless_py._handoff.channel import Channel
+from endless_py._control.socket import PREFIX, private_folder
+from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
@@ -21,6 +21,8 @@ from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
+
+    from endless_py._handoff.channel import Message
 
 _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
@@ -62,9 +64,12 @@ class Deadline:
 class Client:
     """A conversation with one process, from the side that asks."""
 
-    def __init__(self, pid: int, sock: socket.socket, deadline: Deadline) -> None:
+    def __init__(
+        self, pid: int, sock: socket.socket, deadline: Deadline, descriptors: int = 0
+    ) -> None:
+        """descriptors is how many an answer may bring."""
         self.pid = pid
-        self._channel = Channel(sock, max_descriptors=0)
+        self._channel = Channel(sock, max_descriptors=descriptors)
         self._deadline = deadline
         self._interrupted = False  # the process was sent a signal, so that it looks
 
@@ -74,6 +79,11 @@ class Client:
 
     def next(self) -> Optional[dict[str, Any]]:
         """Return the next answer, None when the process has ended (or has nothing to add)."""
+        message = self.next_message()
+        return None if message is None else message.body
+
+    def next_message(self) -> Optional[Message]:
+        """Return the next answer with its descriptors, which are the caller's."""
         self._interrupted = False
         while True:
             self._channel.flush()
@@ -87,9 +97,9 @@ class Client:
                 break
             self._wait()
         self._channel.unread(messages[1:])
-        answer = messages[0].body
-        if answer.get("event") == "error":
-            raise Failed(f"process {self.pid}: {answer.get('reason')}")
+        answer = messages[0]
+        if answer.body.get("event") == "error":
+            raise Failed(f"process {self.pid}: {answer.body.get('reason')}")
         return answer
 
     def _wait(self) -> None:
@@ -160,7 +170,7 @@ def is_alive(pid: int) -> bool:
         return True
 
 
-def _try_connect(pid: int, deadline: Deadline) -> Optional[Client]:
+def _try_connect(pid: int, deadline: Deadline, descriptors: int) -> Optional[Client]:
     for address in addresses(pid):
         sock = keep_socket_off_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
@@ -169,18 +179,18 @@ def _try_connect(pid: int, deadline: Deadline) -> Optional[Client]:
             sock.connect(address)
             found = peer(sock)
             if found is None or found[0] == pid:  # else another process has this name
-                return Client(pid, sock, deadline)
+                return Client(pid, sock, deadline, descriptors)
         except OSError:
             pass
         sock.close()
     return None
 
 
-def connect(pid: int, deadline: Deadline) -> Client:
+def connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Client:
     """Raises Failed with one clear line when the process cannot be asked."""
     if not is_alive(pid):
         raise Unanswered(f"there is no process {pid}")
-    client = _try_connect(pid, deadline)
+    client = _try_connect(pid, deadline, descriptors)
     if client is None:
         raise Unanswered(f"process {pid} does not serve with endless_py (or does not serve yet)")
     return client

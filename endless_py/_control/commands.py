@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -21,17 +20,17 @@ from endless_py._control.client import (
     Unanswered,
     chain,
     connect,
-    follow,
     is_alive,
 )
+from endless_py._control.output import FAILED, OK, TIMED_OUT, complain, say, wait_gone
+from endless_py._control.reload import reload
 from endless_py._supervisor.pidfile import read_pid
 from endless_py.exceptions import EndlessError, PidFileError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, Optional, Sequence
+    from typing import Any, Callable, Optional, Sequence
 
-OK, FAILED, TIMED_OUT = 0, 1, 3
 _FILE_GRACE = 0.5  # seconds in which a successor writes the pid file of the one before it
 
 
@@ -70,84 +69,6 @@ def _names_another(word: str, pid: int, deadline: Deadline) -> bool:
         deadline.pause()
 
 
-def _wait_gone(pids: Iterable[int], deadline: Deadline) -> None:
-    """Wait for the processes whose conversations are over: the kernel ends those first."""
-    while any(map(is_alive, pids)):
-        deadline.pause()
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _complain(text: str) -> None:
-    print(f"python -m endless_py: error: {text}", file=sys.stderr, flush=True)
-
-
-# -- reload -------------------------------------------------------------------
-
-
-def _reload(pid: int, deadline: Deadline, wait_drained: bool) -> int:
-    client = connect(pid, deadline)
-    try:
-        client.ask("reload")
-        ready: Optional[dict[str, Any]] = None
-        while True:
-            answer = client.next()
-            event = answer["event"] if answer is not None else "end"
-            if event == "moved" and answer is not None:
-                client.close()
-                client = follow(int(answer["pid"]), deadline)
-                client.ask("reload")
-            elif event == "failed" and answer is not None:
-                _say_failed(answer)
-                return FAILED
-            elif event == "ready" and answer is not None:
-                ready = answer
-                _say_ready(client.pid, ready)
-                if not wait_drained:
-                    return OK
-            elif event == "end" and ready is None:
-                raise Unanswered(
-                    f"process {client.pid} ended before it could say how the reload went"
-                )
-            elif event == "end" and ready is not None:
-                return _drained(client.pid, ready, deadline)
-    finally:
-        client.close()
-
-
-def _say_failed(answer: dict[str, Any]) -> None:
-    for line in answer["output"]:
-        print(f"    {line}", file=sys.stderr)
-    _complain(str(answer["reason"]))
-
-
-def _say_ready(pid: int, ready: dict[str, Any]) -> None:
-    generation, seconds = ready["generation"], ready["seconds"]
-    if ready["bridge"]:
-        how = f"pid {pid} is kept, {ready['pid']} is the bridge until it has drained"
-    else:
-        how = f"pid {pid} drains, pid {ready['pid']} serves"
-    _say(f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}")
-
-
-def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
-    if not ready["bridge"]:
-        _wait_gone([pid], deadline)
-        _say(f"drained: pid {pid} has ended")
-        return OK
-    # The same pid now runs the new code, or will in a moment.
-    while True:
-        with follow(pid, deadline) as client:
-            client.ask("status")
-            answer = client.next()
-        if answer is not None and answer["generation"] >= ready["generation"]:
-            _say(f"drained: pid {pid} serves as generation {answer['generation']}")
-            return OK
-        deadline.pause()
-
-
 # -- stop ---------------------------------------------------------------------
 
 
@@ -171,8 +92,8 @@ def _stop(pid: int, deadline: Deadline, word: str) -> int:
     finally:
         for watching in watched.values():
             watching.close()
-    _wait_gone([pid, *watched], deadline)
-    _say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")
+    wait_gone([pid, *watched], deadline)
+    say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")
     return OK
 
 
@@ -182,7 +103,7 @@ def _stop(pid: int, deadline: Deadline, word: str) -> int:
 def _status(pid: int, deadline: Deadline, as_json: bool) -> int:
     states = chain(pid, deadline)
     if as_json:
-        _say(json.dumps({"generations": states}, indent=2))
+        say(json.dumps({"generations": states}, indent=2))
         return OK
     rows = [("GENERATION", "PID", "STATE", "SINCE", "SERVER", "ACTIVE", "IDLE")]
     for state in states:
@@ -194,13 +115,13 @@ def _status(pid: int, deadline: Deadline, as_json: bool) -> int:
             first = ("", "", "", "")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        _say("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip())
+        say("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip())
     last = max(
         (state["last_reload"] for state in states if state["last_reload"]),
         key=lambda report: float(report["at"]),
         default=None,
     )
-    _say(f"last reload: {_outcome(last)}")
+    say(f"last reload: {_outcome(last)}")
     for upgrade in [state["upgrade"] for state in states if state.get("upgrade")][-1:]:
         _show_upgrade(upgrade)
     return OK
@@ -208,11 +129,11 @@ def _status(pid: int, deadline: Deadline, as_json: bool) -> int:
 
 def _show_upgrade(upgrade: dict[str, Any]) -> None:
     if "error" in upgrade:
-        _say(f"upgrade: {upgrade['error']}")
+        say(f"upgrade: {upgrade['error']}")
         return
     look = upgrade["last_look"]
-    _say(f"upgrade: version {upgrade['version']}, from {upgrade['source']}")
-    _say(f"last look: {_when(look['at']) + ', ' + look['text'] if look else 'none'}")
+    say(f"upgrade: version {upgrade['version']}, from {upgrade['source']}")
+    say(f"last look: {_when(look['at']) + ', ' + look['text'] if look else 'none'}")
 
 
 def _when(seconds: float) -> str:
@@ -240,7 +161,7 @@ def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
         raise Unanswered(f"process {pid} ended before it could say what became of the upgrade")
     if answer["result"] not in ("unchanged", "available", "upgraded"):
         raise Failed(f"{answer['result']}: {answer['text']}")
-    _say(f"{answer['result']}: {answer['text']}")
+    say(f"{answer['result']}: {answer['text']}")
     return OK
 
 
@@ -257,14 +178,14 @@ def _start_or_reload(
             raise
         pid = None
     if pid is not None and is_alive(pid):
-        return _with(path, deadline, lambda pid: _reload(pid, deadline, wait_drained=False))
+        return _with(path, deadline, lambda pid: reload(pid, deadline))
     if path.isdigit():
         raise Failed(f"there is no process {path}; give a pid file to start one")
     log_path = log_path or f"{path}.log"
     from endless_py._control import launch  # the other commands start nothing
 
     pid, seconds = launch.start(path, command, log_path, deadline)
-    _say(f"started: pid {pid} serves after {seconds:.3f} s; its log is {log_path}")
+    say(f"started: pid {pid} serves after {seconds:.3f} s; its log is {log_path}")
     return OK
 
 
@@ -302,6 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument(
         "--wait-drained", action="store_true", help="wait until the old generation has ended, too"
     )
+    kind.add_argument(
+        "--no-wait",
+        action="store_true",
+        help="where the pid is kept, do not wait until it has drained and serves again itself",
+    )
     add("stop", "Stop a server; wait until it has drained and ended.", 120.0)
     kind = add("status", "Show the generations of a server.", 10.0)
     kind.add_argument("--json", action="store_true", help="as JSON")
@@ -327,7 +253,9 @@ def main(arguments: Sequence[str]) -> int:
     deadline = Deadline(options.timeout)
     target: Callable[[Callable[[int], int]], int] = partial(_with, options.target, deadline)
     run: dict[str, Callable[[], int]] = {
-        "reload": lambda: target(lambda pid: _reload(pid, deadline, options.wait_drained)),
+        "reload": lambda: target(
+            lambda pid: reload(pid, deadline, options.wait_drained, not options.no_wait)
+        ),
         "stop": lambda: target(lambda pid: _stop(pid, deadline, options.target)),
         "status": lambda: target(lambda pid: _status(pid, deadline, options.json)),
         "upgrade": lambda: target(lambda pid: _upgrade(pid, deadline, options.check_only)),
@@ -339,8 +267,8 @@ def main(arguments: Sequence[str]) -> int:
         return run[options.command]()
     except TimedOut as error:
         what = f": {error}" if str(error) else "; nothing was undone"
-        _complain(f"{options.command} is not done after {options.timeout:g} s{what}")
+        complain(f"{options.command} is not done after {options.timeout:g} s{what}")
         return TIMED_OUT
     except (EndlessError, OSError, ValueError) as error:
-        _complain(str(error))
+        complain(str(error))
         return FAILED

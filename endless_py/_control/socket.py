@@ -13,12 +13,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 import sys
 import time
 from contextlib import suppress
 
-from endless_py._handoff.channel import Channel
+from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -41,43 +40,44 @@ class Conversation:
     """One client: its request, and what it is answered."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._channel = Channel(sock, max_body=MAX_REQUEST, max_descriptors=0)
+        self.channel = Channel(sock, max_body=MAX_REQUEST, max_descriptors=0)
+        self.peer = peer(sock)  # pid and user id, where the system tells
         self._must_ask_by = time.monotonic() + _SILENCE
         self._asked = False
         self._last = False  # no further answer follows
         self._ended = False
 
     def fileno(self) -> int:
-        return self._channel.fileno()
+        return self.channel.fileno()
 
     @property
     def events(self) -> int:
-        return READ | (WRITE if self._channel.waits_for_room else 0)
+        return READ | (WRITE if self.channel.waits_for_room else 0)
 
     @property
     def deadline(self) -> Optional[float]:
         """The moment (time.monotonic) at which something is to be done here."""
-        return self._channel.retry_at if self._asked else self._must_ask_by
+        return self.channel.retry_at if self._asked else self._must_ask_by
 
     def send(self, body: dict[str, Any], last: bool = False) -> None:
         """Send an answer; `last` ends the conversation once the client has it."""
         if self._ended:
             return
         self._last = self._last or last
-        if self._channel.unsent >= _MAX_UNSENT:
+        if self.channel.unsent >= _MAX_UNSENT:
             self._ended = True  # a client that does not read
             return
         try:
-            self._channel.send(body)
+            self.channel.send(body)
         except ChannelError as error:
             self._last = True
-            self._channel.send({"event": "error", "reason": f"the answer cannot be sent: {error}"})
+            self.channel.send({"event": "error", "reason": f"the answer cannot be sent: {error}"})
 
     def step(self) -> Optional[dict[str, Any]]:
         """Send what waits to be sent; return the request when it has just come whole."""
-        self._channel.flush()
+        self.channel.flush()
         try:
-            messages = self._channel.receive()
+            messages = self.channel.receive()
         except ChannelClosed:
             self._ended = True  # the client has left
             return None
@@ -96,15 +96,15 @@ class Conversation:
     @property
     def over(self) -> bool:
         silent = not self._asked and time.monotonic() >= self._must_ask_by
-        return self._ended or silent or (self._last and not self._channel.sending)
+        return self._ended or silent or (self._last and not self.channel.sending)
 
     def leave_open(self) -> None:
         """Let only the operating system close it, when the process ends."""
-        self._channel.flush()
-        self._channel.leave_open()
+        self.channel.flush()
+        self.channel.leave_open()
 
     def close(self) -> None:
-        self._channel.close()
+        self.channel.close()
 
 
 class ControlSocket:
@@ -116,12 +116,20 @@ class ControlSocket:
         self._socket: Optional[socket.socket] = None
         self._path = ""
         self._accepts_again_at: Optional[float] = None
+        self.kept: Optional[int] = None  # the descriptor that this pid had before an exec
         self.conversations: list[Conversation] = []
 
     def open(self) -> None:
         """Start to listen, unless it does; raises OSError when that cannot be."""
         if self._socket is not None or not hasattr(socket, "AF_UNIX"):
             return
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            with suppress(OSError):
+                sock = socket.socket(fileno=kept)
+                self._path = str(sock.getsockname()) * (not sys.platform.startswith("linux"))
+                self._socket = sock
+                return
         sock = keep_socket_off_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             if sys.platform.startswith("linux"):
@@ -194,6 +202,13 @@ class ControlSocket:
             self._socket.close()
             self._socket = None
 
+    def keep_for_exec(self) -> Optional[int]:
+        """Return the descriptor that is to outlast an exec: who connects meanwhile waits in its
+        queue. What is asked already ends with the exec, as with the end of the process.
+        """
+        sock, self._socket, self._path = self._socket, None, ""
+        return None if sock is None else sock.detach()
+
     def leave_open(self) -> None:
         """The process ends: clients take the end of their conversation for its end, so only
         the operating system closes them.
@@ -204,15 +219,6 @@ class ControlSocket:
         for conversation in self.conversations:
             conversation.leave_open()
         self.conversations = []
-
-
-def peer(sock: socket.socket) -> Optional[tuple[int, int]]:
-    """Return the pid and user id at the other end; None where the system does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    size = struct.calcsize("3i")
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return pid, uid
 
 
 def may_ask(sock: socket.socket) -> bool:

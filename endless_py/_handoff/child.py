@@ -78,6 +78,11 @@ class Child:
         except OSError:
             return b""
 
+    def __str__(self) -> str:
+        if self.generation is None:
+            return f"a rehearsal (pid {self.pid})"
+        return f"generation {self.generation} (pid {self.pid})"
+
     def kill_after(self, seconds: float) -> None:
         """Kill it unless it ends by itself in that time."""
         self._kill_at = time.monotonic() + seconds

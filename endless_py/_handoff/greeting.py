@@ -10,9 +10,9 @@ import os
 import select
 import socket
 import stat
-import struct
 import time
 
+from endless_py._handoff import channel
 from endless_py._handoff.channel import HEADER, MAGIC, MAX_DESCRIPTORS, Channel, Message
 from endless_py._handoff.predecessor import Predecessor
 from endless_py._handoff.words import is_number, is_pid
@@ -22,7 +22,7 @@ from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Any, Iterable, Optional
 
     Descriptors = list[tuple[dict[str, Any], int]]
 
@@ -61,12 +61,13 @@ def variable(descriptor: int) -> str:
     return f"{descriptor}:{os.getpid()}"
 
 
-def variable_in_place(descriptor: int, bridge: int, children: Iterable[int]) -> str:
+def variable_in_place(descriptors: list[int], bridge: int, children: Iterable[int]) -> str:
     """Return the handoff variable for new code that takes this process's place.
 
-    bridge is the pid at the channel's other end, children are those of this process that live.
+    descriptors are the channel's and, if it is kept, that of the socket for commands; bridge is
+    the pid at the channel's other end, children are those of this process that live.
     """
-    return f"{descriptor}:{bridge}:{','.join(map(str, children))}"
+    return ":".join(",".join(map(str, part)) for part in (descriptors, [bridge], children))
 
 
 # -- the successor's side -----------------------------------------------------
@@ -80,7 +81,7 @@ class Greeting:
 
         Raises ChannelError with one clear sentence when the variable is not good.
         """
-        number, peer, self.children = _parse(variable)
+        number, self.control, peer, self.children = _parse(variable)
         self.in_place = variable.count(":") > 1  # this process had the same pid before
         self.listeners: list[tuple[Binding, int]] = []
         self.files: dict[str, int] = {}
@@ -97,6 +98,7 @@ class Greeting:
             self.ignores_terminal = bool(body.get("ignores_terminal"))
             # Pids of generations before the predecessor that may still matter.
             self.older = set(body.get("older", []))
+            self.orphaned = bool(body.get("orphaned"))
             # The signals that the first generation was started with blocked.
             self.blocked = set(body.get("blocked", []))
             numbers = [self.generation, *self.older, *self.blocked]
@@ -160,19 +162,22 @@ class Greeting:
         return body
 
 
-def _parse(variable: str) -> tuple[int, int, list[int]]:
-    """Return the descriptor, the pid at its other end, and the children that live."""
+def _parse(variable: str) -> tuple[int, Optional[int], int, list[int]]:
+    """Return the channel's descriptor and that of the socket for commands, if there is one, the
+    pid at the channel's other end, and the children that live.
+    """
     import re  # late, as only a reload needs it
 
-    pattern = r"(\d{1,7})(?::(\d{1,10})(?::((?:\d{1,10}(?:,\d{1,10})*)?))?)?"
+    pattern = r"(\d{1,7})(?:(?:,(\d{1,7}))?:(\d{1,10})(?::((?:\d{1,10}(?:,\d{1,10})*)?))?)?"
     found = re.fullmatch(pattern, variable, re.A)
     if found is None:
         raise ChannelError(f"{variable[:40]!r} is not a descriptor's number")
-    children = [int(pid) for pid in (found[3] or "").split(",") if pid]
+    children = [int(pid) for pid in (found[4] or "").split(",") if pid]
     if not all(map(is_pid, children)):
         raise ChannelError(f"{variable[:40]!r} has a number that is not a pid")
-    peer = int(found[2]) if found[2] else os.getppid()
-    return int(found[1]), peer, children
+    control = int(found[2]) if found[2] else None
+    peer = int(found[3]) if found[3] else os.getppid()
+    return int(found[1]), control, peer, children
 
 
 def _check_descriptor(descriptor: int, peer: int) -> socket.socket:
@@ -193,13 +198,10 @@ def _check_descriptor(descriptor: int, peer: int) -> socket.socket:
         poll.register(descriptor, select.POLLIN)
         events = poll.poll(0)
         gone = bool(events and events[0][1] & select.POLLHUP)
-        if hasattr(socket, "SO_PEERCRED"):
-            size = struct.calcsize("3i")
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            pid, uid, _ = struct.unpack("3i", credentials)
-            # A parent that was killed in the meantime is no parent any more.
-            if pid != peer and not (gone and uid == os.geteuid()):
-                raise ChannelError(f"the other end of descriptor {descriptor} is not the parent")
+        found = channel.peer(sock)
+        # A parent that was killed in the meantime is no parent any more.
+        if found and found[0] != peer and not (gone and found[1] == os.geteuid()):
+            raise ChannelError(f"the other end of descriptor {descriptor} is not the parent")
         try:
             start = sock.recv(HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 
 from endless_py._handoff.child import Child
 from endless_py._support import sigmask
@@ -81,8 +82,8 @@ def start(
     environment: dict[str, str],
     channel: int,
     started: Started,
-    hold: set[int],
-    bridge: bool,
+    hold: Collection[int] = (),
+    bridge: bool = False,
     stderr: Optional[int] = None,
 ) -> Child:
     """Start `command` again as `started` says, with `channel` and signals that wait.
@@ -107,7 +108,7 @@ def start(
             sorted(closed),
             sorted(default),
             sorted(ignored),
-            sorted(started.blocked | hold),
+            sorted(started.blocked.union(hold)),
             started.nice,
             "LC_CTYPE" not in environment,
         )

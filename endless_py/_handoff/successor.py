@@ -13,7 +13,6 @@ import time
 from endless_py._handoff import greeting, starter
 from endless_py._handoff.channel import Channel, Message
 from endless_py._handoff.child import Child
-from endless_py._handoff.predecessor import Predecessor
 from endless_py._sockets.listener import Binding
 from endless_py._support import faults
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -99,12 +98,12 @@ class Successor:
         self.pid = self.child.pid
         return begun
 
-    def become(self, predecessor: Predecessor) -> None:
-        """Let the predecessor's process become it."""
-        self.pid = predecessor.pid
+    def become(self, pid: int, carrier: Channel, body: dict[str, Any]) -> None:
+        """Let that process become it: `body`, and its end of the channel, go over the carrier."""
+        self.pid = pid
         self.started = None  # its time begins when its program does
-        self._carrier = predecessor.channel
-        predecessor.channel.send({"type": "hand_back"}, (self._its.fileno(),))
+        self._carrier = carrier
+        carrier.send(body, (self._its.fileno(),))
         self._close_its_end()
 
     def in_forked_child(self) -> None:

@@ -9,6 +9,7 @@
                              replaced_by        your channel was handed on to me: pid, generation
                              hand_back          (a descriptor) the channel on which the bridge
                                                 hands everything back
+                             put_off            the bridge does not hand back just now: reason
     incumbent -> successor   in_charge          it is yours to tell the supervisor: pid_file
                              reloaded           how this reload went: report
                              reload             a HUP came after the successor was started
@@ -17,6 +18,7 @@
                              connections        (descriptors) idle ones, to be answered: items
                              predecessor        (a descriptor) the channel to it, from now on yours
                              wait_over          to a bridge: the program has ended, hand back
+                             orphaned           to a bridge: the kept pid is lost: reason
                              starting           to a bridge: the program is started just now
 
 The greeting that comes before all of them is in `greeting`.
@@ -54,6 +56,10 @@ def _is_path(value: object) -> bool:
     return value is None or (isinstance(value, str) and "\0" not in value)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _is_report(value: object) -> bool:
     return value is None or isinstance(value, dict)
 
@@ -72,6 +78,7 @@ FROM_SUCCESSOR: dict[str, Fields] = {
     "refused": {"ids": _are_numbers},
     "replaced_by": {"pid": is_pid, "generation": is_number},
     "hand_back": {},
+    "put_off": {"reason": _is_text},
 }
 FROM_PREDECESSOR: dict[str, Fields] = {
     "in_charge": {"pid_file": _is_path},
@@ -83,6 +90,7 @@ FROM_PREDECESSOR: dict[str, Fields] = {
     "connections": {"items": _is_list},
     "predecessor": {"pid": is_pid, "own": is_number, "numbers": _is_list},
     "wait_over": {},
+    "orphaned": {"reason": _is_text},
     "starting": {},
 }
 

@@ -6,6 +6,7 @@ import os
 
 from endless_py._control.socket import ControlSocket, Conversation
 from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.bridge import Bridge
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
 from endless_py._reload.stop import Stop
@@ -28,17 +29,18 @@ if TYPE_CHECKING:
 class Answers:
     """Answers them, and leaves the orders among what they ask."""
 
-    def __init__(self, process: BaseProcess, stop: Stop, report: Report) -> None:
+    def __init__(self, process: BaseProcess, stop: Stop, report: Report, bridge: Bridge) -> None:
         self._process = process
         self._stop = stop
         self._report = report
-        self.remote = ControlSocket(self.answer)
+        self._bridge = bridge
+        self.control = ControlSocket(self.answer)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
     def open(self, *_: object) -> None:
         """Let commands ask; without that the signals still work."""
         try:
-            self.remote.open()
+            self.control.open()
         except OSError as error:
             self._process.log(
                 log.WARNING,
@@ -57,6 +59,8 @@ class Answers:
             self._process.leave(Order(Event.STOP, "the stop command"))
         elif command == "reload":
             self._reload_for(conversation)
+        elif command == "claim":
+            self._bridge.claim(conversation, request)
         elif command == "upgrade":
             self._upgrade_for(conversation, bool(request.get("check_only")))
         else:

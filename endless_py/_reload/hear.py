@@ -14,10 +14,10 @@ from functools import partial
 from endless_py._handoff import words
 from endless_py._reload import migration
 from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.bridge import Bridge
 from endless_py._reload.machine import Event
 from endless_py._reload.readiness import Readiness
 from endless_py._reload.reexec import Reexec
-from endless_py._reload.report import Report
 from endless_py._reload.signals import RELOAD
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
@@ -103,6 +103,8 @@ class HearSuccessor:
             self._process.fire(Event.FORCED, f"a force stop of {successor}")
         elif word == "hand_back":
             self._reexec.heard_hand_back(message)
+        elif word == "put_off":
+            self._reexec.heard_put_off(body["reason"])
         elif word == "replaced_by":
             self._replaced(successor, int(body["pid"]), int(body["generation"]))
         else:
@@ -127,13 +129,13 @@ class HearPredecessors:
         process: BaseProcess,
         inherit: Inherit,
         supervisor: Supervisor,
-        report: Report,
+        bridge: Bridge,
         stop: Stop,
     ) -> None:
         self._process = process
         self._inherit = inherit
         self._supervisor = supervisor
-        self._report = report
+        self._bridge = bridge
         self._stop = stop
 
     def step(self) -> None:
@@ -165,7 +167,7 @@ class HearPredecessors:
         if word == "reload":
             process.leave(Order(Event.RELOAD, f"a reload passed on by {predecessor}"))
         elif word == "reloaded":
-            self._report.last = body["report"]
+            self._bridge.heard_reloaded(body["report"])
         elif word == "in_charge":
             self._supervisor.take_charge(body["pid_file"])
             process.listeners.wake()
@@ -178,6 +180,8 @@ class HearPredecessors:
             predecessor.ancestor = False
         elif word == "predecessor":
             process.predecessors.take_over(message, process.generation)
+        elif word == "orphaned":
+            self._bridge.serve_on(body["reason"])
         elif word == "wait_over":
             predecessor.waits = True
         elif word == "starting":
@@ -204,25 +208,12 @@ class HearPredecessors:
             name = f"a reload that {predecessor} was told at its very end"
             process.leave(Order(Event.RELOAD, name))
         if predecessor.kept:
-            self._kept_pid_ended(predecessor)
+            self._bridge.serve_on(f"pid {predecessor.pid} has ended instead of starting anew")
         successor = process.living_successor  # it may have been given up just now
         if successor is not None and not process.predecessors.living:
             successor.say("ancestor_ended")
         if predecessor is process.predecessors.parent:
             self._parent_ended()
-
-    def _kept_pid_ended(self, predecessor: Predecessor) -> None:
-        """The process whose pid was to be kept is gone: its supervisor starts another one."""
-        process = self._process
-        name = f"pid {predecessor.pid} has ended instead of starting anew"
-        self._stop.say_not_handed_back(name)
-        if process.machine.migrates:
-            process.fire(Event.GONE_FOR_GOOD, name)
-            successor = process.living_successor
-            if successor is not None:
-                successor.say("stop")
-        else:
-            process.fire(Event.STOP, name)
 
     def _parent_ended(self) -> None:
         supervisor = self._supervisor

@@ -10,13 +10,14 @@ from endless_py._handoff.greeting import Greeting
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets import activation
+from endless_py._sockets.listener import Binding
 from endless_py._support import log, platform
 from endless_py._support.sigmask import unblock
 from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional
 
 
 class Inherit:
@@ -26,6 +27,8 @@ class Inherit:
         self._process = process
         self._supervisor = supervisor
         self._error_output: Optional[error_output.ErrorOutput] = None
+        self.control: Optional[int] = None  # the socket for commands that this pid had before
+        process.received.claim = self.claim
 
     def begin(self) -> bool:
         """Be the successor of whoever started this process for that; whether there is one."""
@@ -44,10 +47,32 @@ class Inherit:
             )
             unblock(process.signals.roles)
             return False
+        self._take(found)
+        return True
+
+    def claim(self, family: int, kind: int, address: Any) -> bool:
+        """Be the successor of a process that has lost the pid of this program's last start, and
+        has this address; whether there is one.
+        """
+        process = self._process
+        if process.predecessors.parent is not None or not process.machine.starting:
+            return False
+        from endless_py._control import claim  # an address in use is rare
+
+        found = claim.ask(Binding(family, kind, address, address))
+        if found is not None:
+            process.log(log.INFO, f"the address is in use by {found.predecessor}, which hands over")
+            self._take(found)
+        return found is not None
+
+    def _take(self, found: Greeting) -> None:
+        process = self._process
         self._error_output = error_output.taken_back(found.files)
         if self._error_output is not None:
             self._error_output.guard(found.predecessor.channel.fileno())
         process.generation, process.bridge = found.generation, found.bridge
+        process.orphaned = found.orphaned and not found.in_place
+        self.control = found.control
         process.predecessors.greet(found)
         process.files = found.files
         process.received.waiting = found.listeners
@@ -56,7 +81,6 @@ class Inherit:
         process.started.blocked = found.blocked
         self._supervisor.in_charge = found.in_place
         self._supervisor.ours |= process.predecessors.older
-        return True
 
     def take_lent(self) -> None:
         """Take what a service manager passes; a successor gets it from its predecessor."""
@@ -64,6 +88,7 @@ class Inherit:
         for problem in problems:
             self._process.log(log.WARNING, f"socket activation: {problem}; it is ignored")
         self._process.received.waiting += listeners
+        self._process.started.note_descriptors()  # those that are left are for the program
 
     def say_unused(self) -> None:
         """All servers serve: what a service manager has passed for none of them is named."""

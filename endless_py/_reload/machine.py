@@ -57,8 +57,8 @@ class Event(enum.Enum):
     FAILED = "failed"  # the successor is given up
     REAPED = "reaped"  # the failed successor's process has ended
     SUPERSEDED = "superseded"  # the successor's own successor serves
-    GONE_FOR_GOOD = "gone for good"  # the successor stops, or the kept pid is gone
-    TAKE_BACK = "take back"  # the kept pid waits for a bridge to hand back
+    GONE_FOR_GOOD = "gone for good"  # the successor stops
+    TAKE_BACK = "take back"  # a bridge is to hand back
     STOP = "stop"  # an order
     FORCE = "force"  # an order: a second stop, or a force stop
     FORCED = "forced"  # the successor was told to force its stop, so this process ends as well
@@ -92,14 +92,14 @@ _PASS_ON_STOP = ("stop.pass_on", "supervisor.stopping")
 _PASS_ON_FORCE = ("stop.pass_on_force", "supervisor.stopping", *_FORCE)
 
 TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
-    (S.STARTING, E.SERVES): (S.SERVING, ("spawn.announce", "answers.open")),
+    (S.STARTING, E.SERVES): (S.SERVING, ("spawn.announce", "answers.open", "bridge.serves")),
     (S.STARTING, E.RELOAD): (S.STARTING, ("orders.owe_early_reload",)),
     (S.STARTING, E.STOP): (S.STOPPING, _BEGIN_STOP),
     (S.STARTING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.STARTING, E.EXITING): (S.ENDED, ()),
     (S.SERVING, E.LEFT): (S.STARTING, ()),
     (S.SERVING, E.RELOAD): (S.PREPARING, ("report.begins", "spawn.prepare")),
-    (S.SERVING, E.TAKE_BACK): (S.HANDING_BACK, ("spawn.hand_back",)),
+    (S.SERVING, E.TAKE_BACK): (S.HANDING_BACK, ("bridge.hand_back",)),
     (S.SERVING, E.STOP): (S.STOPPING, _BEGIN_STOP),
     (S.SERVING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.SERVING, E.EXITING): (S.ENDED, ()),
@@ -123,13 +123,13 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.HANDING_BACK, E.STARTED): (S.HANDING_BACK, ("readiness.restart_clock",)),
     (S.HANDING_BACK, E.CANCELLED): (S.SERVING, ()),
     (S.HANDING_BACK, E.READY): (S.DRAINING, _BEGIN_DRAIN),
-    (S.HANDING_BACK, E.FAILED): (S.STOPPING, ("stop.say_not_handed_back", *_BEGIN_STOP)),
-    (S.HANDING_BACK, E.GONE_FOR_GOOD): (S.STOPPING, ("stop.say_not_handed_back", *_BEGIN_STOP)),
+    (S.HANDING_BACK, E.FAILED): (S.SERVING, ("resume.keep_listeners", "bridge.failed")),
+    (S.HANDING_BACK, E.GONE_FOR_GOOD): (S.STOPPING, ("stop.say_kept_pid_stops", *_BEGIN_STOP)),
     (S.HANDING_BACK, E.STOP): (S.STOPPING, ("stop.stop_successor", *_BEGIN_STOP)),
     (S.HANDING_BACK, E.FORCE): (S.STOPPING, ("stop.stop_successor", *_BEGIN_STOP, *_FORCE)),
     (S.HANDING_BACK, E.EXITING): (S.ENDED, ()),
     (S.DRAINING, E.RELOAD): (S.DRAINING, ("orders.pass_on_reload",)),
-    (S.DRAINING, E.FAILED): (S.SERVING, ("resume.accept_again", "report.died")),
+    (S.DRAINING, E.FAILED): (S.SERVING, ("resume.accept_again", "report.died", "bridge.resume")),
     (S.DRAINING, E.SUPERSEDED): (S.RETIRING, ()),
     (S.DRAINING, E.GONE_FOR_GOOD): (S.RETIRING, ("drain.close_listeners",)),
     (S.DRAINING, E.STOP): (S.DRAINING, ("stop.owe_stop", *_PASS_ON_STOP)),

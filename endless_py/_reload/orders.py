@@ -9,6 +9,7 @@ import signal
 from functools import partial
 
 from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.bridge import Bridge
 from endless_py._reload.drain import HandlerCut
 from endless_py._reload.exit import Exit
 from endless_py._reload.machine import Event
@@ -29,10 +30,13 @@ _EVENTS = {RELOAD: Event.RELOAD, STOP: Event.STOP, FORCE: Event.FORCE}
 class Orders:
     """Carries them out, one after the other."""
 
-    def __init__(self, process: BaseProcess, stop: Stop, report: Report, end: Exit) -> None:
+    def __init__(
+        self, process: BaseProcess, stop: Stop, report: Report, bridge: Bridge, end: Exit
+    ) -> None:
         self._process = process
         self._stop = stop
         self._report = report
+        self._bridge = bridge
         self._exit = end
         self.terminal: Optional[Terminal] = None
 
@@ -70,13 +74,13 @@ class Orders:
         self.note_overdue()
         if self.terminal is not None:
             self.terminal.look()
-        while process.orders:
-            self._take(process.orders.popleft())
+        while process.left_orders:
+            self._take(process.left_orders.popleft())
 
     def note_overdue(self, last: bool = False) -> None:
         """Note the signals whose handler has not run in time; last: no time is left."""
         process = self._process
-        process.orders.extend(map(self.from_signal, process.signals.overdue(last)))
+        process.left_orders.extend(map(self.from_signal, process.signals.overdue(last)))
 
     def _take(self, order: Order) -> None:
         hooks = self._process.hooks
@@ -123,8 +127,8 @@ class Orders:
             return
         waiting = process.predecessors.waiting()
         if waiting is not None and process.machine.at_peace:
-            process.log(log.INFO, f"{name}: the kept pid starts the program anew in a moment")
-            self._report.elsewhere(waiting.pid)
+            process.log(log.INFO, f"{name}: pid {waiting.pid} is to start the program anew now")
+            self._bridge.hurry()
             return
         process.fire(Event.RELOAD, name)
 

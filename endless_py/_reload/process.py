@@ -12,6 +12,7 @@ import os
 from endless_py._handoff.channel import Channel
 from endless_py._reload.answers import Answers
 from endless_py._reload.base import BaseProcess, Order
+from endless_py._reload.bridge import Bridge
 from endless_py._reload.drain import Drain
 from endless_py._reload.dry_start import DryStart
 from endless_py._reload.exit import Exit
@@ -53,25 +54,27 @@ class ServerProcess(BaseProcess):
         self.inherit = Inherit(self, self.supervisor)
         self.readiness = Readiness(self, self.inherit, self.supervisor)
         self.spawn = Spawn(self, self.supervisor, self.report)
+        self.bridging = Bridge(self, self.spawn, self.supervisor, self.report)
+        self.answers = Answers(self, self.stop, self.report, self.bridging)
         self.drain = Drain(self)
         self.migration = Migration(self)
         self.resume = Resume(self, self.report)
-        self.reexec = Reexec(self, self.spawn, self.supervisor)
+        self.reexec = Reexec(self, self.spawn, self.supervisor, self.report, self.answers)
         self.exit = Exit(self, self.supervisor, self.stop, self.reexec, self.migration)
-        self.answers = Answers(self, self.stop, self.report)
-        self.ordering = Orders(self, self.stop, self.report, self.exit)
+        self.orders = Orders(self, self.stop, self.report, self.bridging, self.exit)
         self.hear_successor = HearSuccessor(
             self, self.readiness, self.stop, self.reexec, self.migration
         )
         self.hear_predecessors = HearPredecessors(
-            self, self.inherit, self.supervisor, self.report, self.stop
+            self, self.inherit, self.supervisor, self.bridging, self.stop
         )
         # The steps by the names that the machine's table has for them.
         self._steps = {
             "answers": self.answers,
+            "bridge": self.bridging,
             "drain": self.drain,
             "exit": self.exit,
-            "orders": self.ordering,
+            "orders": self.orders,
             "readiness": self.readiness,
             "reexec": self.reexec,
             "report": self.report,
@@ -85,10 +88,10 @@ class ServerProcess(BaseProcess):
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
         if self.inherit.begin():
             self.forks.watch()
+            self.answers.control.kept = self.inherit.control
             self._install_signals()
             unblock(self.signals.roles)
         self.inherit.take_lent()
-        self.started.note_descriptors()
 
     def perform(self, action: str, what: tuple[Any, ...]) -> None:
         """Do an action of the machine's table."""
@@ -187,11 +190,11 @@ class ServerProcess(BaseProcess):
     def _install_signals(self) -> None:
         if not platform.missing():
             self.signals.install()
-            if self.ordering.terminal is None:
-                self.ordering.terminal = Terminal()
+            if self.orders.terminal is None:
+                self.orders.terminal = Terminal()
 
     def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        self.ordering.on_signal(number, frame)
+        self.orders.on_signal(number, frame)
 
     # -- driven -----------------------------------------------------------
 
@@ -209,14 +212,14 @@ class ServerProcess(BaseProcess):
     def _step(self) -> None:
         self.called = False
         self.machine.go_on()
-        self.answers.remote.step()
+        self.answers.control.step()
         self.report.step()
         self.inherit.step()
-        self.ordering.step()
+        self.orders.step()
         self.hear_predecessors.step()
         self._look_at_successor()
         self.resume.reap()
-        self.spawn.look_who_waits()
+        self.bridging.look()
         if self.machine.drains:
             self.drain.check()
             self._look_at_successor()  # died since, it would leave nobody who accepts
@@ -241,25 +244,25 @@ class ServerProcess(BaseProcess):
             return True
         near = self.predecessors.living or self.children.orphans
         return bool(
-            self.orders
+            self.left_orders
             or self.children.leaving
             or len(self.migration)
             or self.called
             or self.machine.waits
-            or self.answers.remote.conversations
+            or self.answers.control.conversations
             or (near and self.listeners.foreign())
         )
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors whose events should lead to a step."""
-        channels = self._channels()
-        found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in channels}
+        found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in self._channels()}
         found[self.signals.fileno()] = found[self.spawn.watched()] = READ
-        found.update(self.answers.remote.watched())
+        found.update(self.answers.control.watched())
         found.update(self.report.watched())
         found.update(self.inherit.watched())
-        if self.ordering.terminal is not None:
-            found.update(self.ordering.terminal.watched())
+        found.update(self.bridging.watched())
+        if self.orders.terminal is not None:
+            found.update(self.orders.terminal.watched())
         found.pop(-1, None)
         return found
 
@@ -275,11 +278,11 @@ class ServerProcess(BaseProcess):
             self.children.due,
             self.retries.again_at,
             self.exit.watch.deadline(),
-            self.spawn.hand_back_at if self.machine.at_peace else None,
+            self.bridging.deadline(),
             self.signals.deadline(),
             self.readiness.deadline(),
             self.supervisor.deadline(),
-            self.answers.remote.deadline(),
+            self.answers.control.deadline(),
             self.listeners.deadline() if self.machine.drains else None,
             *(channel.retry_at for channel in self._channels()),
         )
@@ -302,7 +305,7 @@ class ServerProcess(BaseProcess):
                 part()
             except Exception as error:
                 self.log(log.ERROR, f"{error!r} at {log.where(error)} while the program ends")
-        self.answers.remote.leave_open()
+        self.answers.control.leave_open()
         self.migration.at_exit()
         self.listeners.at_exit()
         # The neighbours take the end of a channel for the end of this process.
@@ -316,7 +319,7 @@ class ServerProcess(BaseProcess):
         """Nobody drives any more: what comes from now on is held back, and the successor looks."""
         if self.living_successor is not None:
             block(self.signals.ours(RELOAD))
-            self.ordering.note_overdue(last=True)
+            self.orders.note_overdue(last=True)
             self.driver.advance()
         self.fire(Event.EXITING)
 
@@ -324,8 +327,8 @@ class ServerProcess(BaseProcess):
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
         self.driver.in_forked_child()
-        self.orders.clear()
-        self.answers.remote.close()
+        self.left_orders.clear()
+        self.answers.control.close()
         if not self.machine.at_peace:
             self.report.in_forked_child()
         self.predecessors.in_forked_child()
@@ -339,8 +342,8 @@ class ServerProcess(BaseProcess):
             self.signals.restore()
         else:
             self.signals.in_handler_process()
-        if self.ordering.terminal is not None:
-            self.ordering.terminal.close()
+        if self.orders.terminal is not None:
+            self.orders.terminal.close()
         self.listeners.in_forked_child(served)
 
 

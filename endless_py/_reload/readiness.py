@@ -183,10 +183,23 @@ class Readiness:
             if successor.superseded:  # it said so before this process counted it as ready
                 self._process.fire(Event.SUPERSEDED)
         elif successor.started is not None and now >= successor.started + timeout:
+            if successor.child is None and self._ends_all(successor.pid):
+                successor.started = None
+                self._process.log(
+                    log.ERROR,
+                    f"pid {successor.pid} was not ready within {timeout:g} s; its end would end "
+                    "this process as well, which goes on serving and waits for it",
+                )
+                return
             if successor.child is None:
                 with suppress(OSError):  # its channel is open, so the pid is still its own
                     os.kill(successor.pid, signal.SIGKILL)
             successor.fail(f"it was not ready within {timeout:g} s")
+
+    @staticmethod
+    def _ends_all(pid: int) -> bool:
+        """Whether the end of this pid ends every other process: a container's, or a unit's."""
+        return pid == 1 or os.environ.get("SYSTEMD_EXEC_PID") == str(pid)
 
     # -- actions ----------------------------------------------------------
 

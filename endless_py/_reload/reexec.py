@@ -13,7 +13,9 @@ from contextlib import suppress
 from endless_py._handoff.greeting import VARIABLE, variable_in_place
 from endless_py._handoff.starter import keep_off
 from endless_py._handoff.successor import Successor
+from endless_py._reload.answers import Answers
 from endless_py._reload.base import BaseProcess
+from endless_py._reload.report import Report
 from endless_py._reload.spawn import Spawn
 from endless_py._reload.supervisor import Supervisor
 from endless_py._support import faults, log
@@ -29,10 +31,19 @@ if TYPE_CHECKING:
 class Reexec:
     """Whether this process is to be replaced, and by what means."""
 
-    def __init__(self, process: BaseProcess, spawn: Spawn, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        process: BaseProcess,
+        spawn: Spawn,
+        supervisor: Supervisor,
+        report: Report,
+        answers: Answers,
+    ) -> None:
         self._process = process
         self._spawn = spawn
         self._supervisor = supervisor
+        self._report = report
+        self._answers = answers
         self.due = False  # as soon as the interpreter ends
         self._way_back: Optional[int] = None  # the bridge's channel to what this process becomes
         self._spare: list[tuple[Binding, int]] = []  # the listeners, should the bridge die
@@ -41,6 +52,10 @@ class Reexec:
         """The bridge hands back."""
         if self.due and self._way_back is None:
             self._way_back = message.take()
+
+    def heard_put_off(self, reason: str) -> None:
+        """The bridge does not hand back just now, and goes on serving."""
+        self._report.put_off(reason)
 
     @property
     def handed_back(self) -> bool:
@@ -65,6 +80,7 @@ class Reexec:
         environment = self._spawn.environment(bridge=False)
         same, closed = process.started.descriptors()
         way_back, peer = self._way_back, os.getpid()
+        keep: list[int] = []
         if bridge is not None and way_back is not None:
             peer = bridge.pid
         elif self._spare:
@@ -76,12 +92,14 @@ class Reexec:
             if bridge is not None and bridge.child is not None:
                 children.append(bridge.child)
             living = {p for c in children if c.status is None for p in (c.pid, c.watcher) if p}
-            way_back = keep_off(way_back, closed)
-            same.add(way_back)
-            environment[VARIABLE] = variable_in_place(way_back, peer, living)
+            # Who asks this pid meanwhile waits in the socket's queue until the new code answers.
+            control = self._answers.control.keep_for_exec()
+            keep = [keep_off(n, closed) for n in (way_back, control) if n is not None]
+            environment[VARIABLE] = variable_in_place(keep, peer, living)
         try:
+            located = self._spawn.command.locate(environment)
             back = process.started.steps_back(process.signals.roles)
-            ExecAtExit(self._spawn.command.locate(environment), environment, back, (same, closed))
+            ExecAtExit(located, environment, back, (same.union(keep), closed))
         except OSError as error:
             process.log(log.ERROR, f"cannot start anew in place: {error}; this process ends")
             return

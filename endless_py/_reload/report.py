@@ -54,10 +54,6 @@ class Report:
         self._following, self._waiting = self._following + self._waiting, []
         return bool(self._following)
 
-    def elsewhere(self, pid: int) -> None:
-        """Another process has to do what was asked for."""
-        self._following = self._moved(self._following, pid)
-
     @staticmethod
     def _moved(followers: list[Follower], pid: int) -> list[Follower]:
         for follower in followers:
@@ -124,6 +120,11 @@ class Report:
     def failed(self, text: str) -> None:
         """Nothing came of a reload."""
         self._failed(text)
+
+    def put_off(self, text: str) -> None:
+        """The bridge, which has logged it, serves, but this pid does not become the new code."""
+        self._supervisor.reload_failed(text)
+        self._remember(self._process.generation + 1, text, again=False)
 
     def cancelled(self, text: str) -> None:
         """Nothing came of it, for no fault of the new code."""

@@ -29,9 +29,8 @@ class Resume:
             process.children.soon()
             process.fire(Event.FAILED, str(successor.failure))
         else:
-            # A successor without a child is the kept pid, which will not come back.
-            why = f"pid {successor.pid} is not replaced: {successor.failure}"
-            process.fire(Event.FAILED if process.machine.awaits else Event.GONE_FOR_GOOD, why)
+            why = f"pid {successor.pid} did not become the new code: {successor.failure}"
+            process.fire(Event.FAILED, why)
         process.wake_all()
 
     def reap(self) -> None:
@@ -42,7 +41,7 @@ class Resume:
 
     def _reaped(self, child: Child) -> None:
         process, successor = self._process, self._process.successor
-        end = f"generation {child.generation} (pid {child.pid}) {child.status}"
+        end = f"{child} {child.status}"
         if process.machine.aborts and successor is not None and successor.child is child:
             why = f"{end} before it was ready ({successor.failure})"
             process.fire(Event.REAPED, f"reload failed: {why}; this one goes on serving")

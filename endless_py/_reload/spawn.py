@@ -1,14 +1,12 @@
 """Steps 2 and 3: the hooks before a reload, and the start of a successor.
 
-With a kept pid this is done twice: the second time the bridge hands back, and the process
-that it came from is to become its successor.
+With a kept pid it is followed by what is in `bridge`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 
 from endless_py._handoff import command_line, greeting
 from endless_py._handoff.successor import Successor
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     from endless_py._sockets.listener import Binding
 
-_HAND_BACK_AGAIN = 0.1  # seconds
 # What this package takes out of the environment, and gives to successors as it is right for them.
 _OURS = {
     greeting.VARIABLE,
@@ -52,7 +49,6 @@ class Spawn:
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None
         self._starting: Optional[str] = None  # who asked for the successor that is being started
-        self.hand_back_at: Optional[float] = None  # it failed; when it is tried again (monotonic)
 
     # -- what a successor is given ----------------------------------------
 
@@ -89,6 +85,7 @@ class Spawn:
             "ignores_terminal": process.signals.ignored_hup,
             "older": sorted(older),
             "blocked": sorted(process.started.blocked),
+            "orphaned": process.orphaned,
         }
 
     def sockets(self) -> list[tuple[Binding, int]]:
@@ -98,21 +95,10 @@ class Spawn:
         return own + process.received.lent()
 
     def environment(self, bridge: bool) -> dict[str, str]:
-        """Return a successor's: what the command was started with, whatever the program has set.
-
-        A bridge is nobody's main process: it has nothing to tell a supervisor.
-        """
+        """Return a successor's: what the command was started with, whatever the program has set."""
         first = self._process.started.environment
         given = {name: value for name, value in first.items() if name not in _OURS}
-        taken = {} if bridge else self._supervisor.environment()
-        return {**given, **faults.environment(), **taken}
-
-    def look_who_waits(self) -> None:
-        """As a bridge: whether the kept pid waits for everything to be handed back."""
-        process = self._process
-        due = self.hand_back_at is None or time.monotonic() >= self.hand_back_at
-        if process.machine.at_peace and process.predecessors.waiting() is not None and due:
-            process.fire(Event.TAKE_BACK)
+        return {**given, **faults.environment(), **self._supervisor.environment(bridge)}
 
     # -- actions ----------------------------------------------------------
 
@@ -183,29 +169,3 @@ class Spawn:
         successor = self._process.living_successor
         child = None if successor is None else successor.child
         return -1 if child is None else child.watched()
-
-    def hand_back(self, *_: object) -> None:
-        """As a bridge: hand everything to the process that waits to be replaced."""
-        process = self._process
-        predecessor = process.predecessors.waiting()
-        if predecessor is None:
-            return
-        told = self.greeting(process.generation, False, False, len(process.predecessors.living) > 1)
-        handed = [listener for listener, _, _ in process.listeners.bound()]
-        try:
-            successor = Successor(told, self.sockets(), process.files)
-            process.log(
-                log.INFO,
-                f"hands back to pid {predecessor.pid}, which starts the program anew; "
-                "this one serves until it is ready",
-            )
-            successor.become(predecessor)
-        except Exception as error:
-            if self.hand_back_at is None:
-                process.log(log.ERROR, f"cannot hand back: {error}; it is tried again")
-            self.hand_back_at = time.monotonic() + _HAND_BACK_AGAIN
-            process.fire(Event.CANCELLED)
-            return
-        self.hand_back_at = None
-        predecessor.waits = False
-        process.successor, process.handed = successor, handed

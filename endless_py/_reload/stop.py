@@ -107,8 +107,6 @@ class Stop:
     def tell_neighbours(self, *_: object) -> None:
         self._process.predecessors.say("stopping")
 
-    def say_not_handed_back(self, why: str) -> None:
-        """The process whose pid was to be kept is gone: its supervisor starts another one."""
-        self._process.log(
-            log.ERROR, f"{why}; this one stops, so that its supervisor can start another"
-        )
+    def say_kept_pid_stops(self, why: str) -> None:
+        """The kept pid was told to stop before it was ready."""
+        self._process.log(log.INFO, f"{why}, and this one as well")

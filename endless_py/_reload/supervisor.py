@@ -47,9 +47,12 @@ class Supervisor:
         if notifier.problem:
             process.log(log.WARNING, f"{notifier.problem}; it is ignored")
 
-    def environment(self) -> dict[str, str]:
-        """Return the variables that were taken, for a successor."""
-        found = self.notifier.environment()
+    def environment(self, bridge: bool) -> dict[str, str]:
+        """Return the variables that were taken, for a successor.
+
+        A bridge is nobody's main process: it has nothing to notify a supervisor of.
+        """
+        found = {} if bridge else self.notifier.environment()
         if self._default_pid_file is not None:
             found[PID_FILE_VARIABLE] = self._default_pid_file
         return found
@@ -142,6 +145,12 @@ class Supervisor:
         self._ping()
         if self._process.machine.stops:  # told to stop before it was told this
             self.stopping()
+
+    def speak_for_itself(self) -> None:
+        """The kept pid is lost: this process is what the pid file is to name from now on."""
+        self.in_charge = True
+        if not self.serves():
+            self._write(os.getpid())
 
     def resumed(self, why: str) -> None:
         """The successor that was in charge has died; this process is again."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
 _recvfrom = socket.socket.recvfrom
 _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
@@ -139,6 +139,8 @@ class ReceivedListeners:
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Binding, int]] = []
+        # Asks for the listener of a process that has lost its pid; whether something came.
+        self.claim: Callable[[int, int, Any], bool] = lambda family, kind, address: False
         self._lock = threading.Lock()
 
     def adopt(self, family: int, kind: int, address: Any) -> Optional[tuple[Binding, int]]:
@@ -203,9 +205,16 @@ class ListenerSocket(socket.socket):
         is_path = self.family == getattr(socket, "AF_UNIX", None) and not (
             os.fsencode(address).startswith(b"\0")
         )
-        if is_path:
-            self._remove_stale(address)
-        super().bind(address)
+        try:
+            if is_path:
+                self._remove_stale(address)
+            super().bind(address)
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            if not in_use or not self.received.claim(self.family, self.type, address):
+                raise
+            self.bind(address)
+            return
         self.binding = Binding(self.family, self.type, self.getsockname(), address)
         self.binding.inode = _inode(address) if is_path else None
 

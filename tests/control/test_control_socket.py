@@ -223,7 +223,7 @@ def test_a_client_that_does_not_read_is_forgotten_at_a_bound(control, connect):
     (conversation,) = control.conversations
     sent = 0
     while not conversation.over:
-        assert conversation._channel.unsent < 65536 + 20_000
+        assert conversation.channel.unsent < 65536 + 20_000
         conversation.send({"event": "more", "text": "x" * 10_000})
         sent += 1
         assert sent < 200

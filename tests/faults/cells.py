@@ -95,29 +95,18 @@ class Cell(NamedTuple):
 
     @property
     def leaves_none(self) -> bool:
-        """Whether nobody is left to serve: the last one, or the pid that is kept, was killed."""
+        """Whether nobody is left to serve: the last one was killed."""
         if self.fault not in ("kill", "exit"):
             return False
-        if self.handoff == "reload":
-            alone = BEFORE_SPAWN if self.victim == 0 else ["exit"]
-            return self.step in alone
-        return self.hits_kept_pid
+        if self.victim == 0:
+            return self.handoff != "back" and self.step in BEFORE_SPAWN
+        return self.handoff != "kept" and self.step == "exit"
 
     @property
-    def hits_kept_pid(self) -> bool:
-        return (self.handoff, self.victim) in (("kept", 0), ("back", 1))
-
-    @property
-    def may_leave_none(self) -> bool:
-        """Whether the pid that is kept may end, so that a supervisor starts another one.
-
-        Code that fails when it is started in place ends it, as after any crash.
-        """
-        if self.handoff == "kept":  # what is started in its place has the same limits
-            return self.hits_kept_pid and self.fault in ("descriptors", "memory")
-        starts = (*BEFORE_SPAWN, "adopted", "ready")
-        fails = ("raise", "descriptors", "memory")
-        return self.hits_kept_pid and self.fault in fails and self.step in starts
+    def waits_for_ready_timeout(self) -> bool:
+        """Whether a limit may end a server in a thread of what is started in place."""
+        kept_pid = (self.handoff, self.victim) in (("kept", 0), ("back", 1))
+        return kept_pid and self.fault in ("descriptors", "memory")
 
 
 def every_cell() -> list[Cell]:

@@ -33,7 +33,7 @@ def text(data: bytes) -> str:
 
 def handoff_word(data: bytes) -> None:
     with contextlib.suppress(ChannelError):
-        descriptor, peer, children = greeting._parse(text(data))
+        descriptor, _, peer, children = greeting._parse(text(data))
         assert descriptor >= 0
         assert peer >= 0
         assert all(0 < pid < 1 << 31 for pid in children)

@@ -38,7 +38,7 @@ from trial import quiet, read_pid_file
 
 SETTLED = 60.0  # seconds that a reload may take, fault included
 DRAIN, HAMMER = 60.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
-CELLS = [cell for cell in all_cells() if not (cell.leaves_none or cell.may_leave_none)]
+CELLS = [cell for cell in all_cells() if not cell.leaves_none]
 KINDS = ("plain", "cell", "storm", "kill", "stop")
 WEIGHTS = (4, 8, 1, 1, 1)
 

@@ -131,17 +131,15 @@ class Trial:
             if cell.leaves_none:
                 program.wait_alone(None)
             else:
-                # A server that a limit ends in a thread leaves the program to the ready timeout.
-                seconds = 1.5 * READY_TIMEOUT if cell.may_leave_none else TIMEOUT
+                seconds = 1.5 * READY_TIMEOUT if cell.waits_for_ready_timeout else TIMEOUT
                 state = wait_until(
                     lambda: self._settled(program, port), "one process serves", seconds
                 )
-                if state["pid"]:
-                    self._name(state, old)
-                    clients.wait_served(10)
-                    # Without a descriptor the successor refuses them; they end with the grace.
-                    if cell.step == "migrating" and cell.fault != "descriptors":
-                        self._ask_again([s for s in opened if s.getsockname()[1] not in handled])
+                self._name(state, old)
+                clients.wait_served(10)
+                # Without a descriptor the successor refuses them; they end with the grace.
+                if cell.step == "migrating" and cell.fault != "descriptors":
+                    self._ask_again([s for s in opened if s.getsockname()[1] not in handled])
         for sock in opened:
             sock.close()
         if self.who == "ends":
@@ -153,8 +151,6 @@ class Trial:
         self._next_reload(program, port, state)
 
     def _settled(self, program: Program, port: int) -> dict:
-        if self.cell.may_leave_none and not program.pids() and program.process.poll() is not None:
-            return {"pid": 0}
         state = serving(program, port, self.folder)
         new = state.get("generation", 0) > 0 or self.cell.fault not in DELAYS
         return state if new else {}

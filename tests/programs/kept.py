@@ -1,7 +1,8 @@
 """kept.py FOLDER [CLASS]: a server that keeps its pid.
 
 FOLDER/start is Python that is run first (it may set ready_timeout), FOLDER/end after
-serve_forever(). FOLDER/starts has the pid of each start. Every answer names generation and pid.
+serve_forever(). The port is in FOLDER/port, if there is one. FOLDER/starts has the pid of each
+start. Every answer names generation and pid.
 """
 
 import atexit
@@ -55,7 +56,8 @@ class Server(globals().get(name) or getattr(endless_py, name)):
     drain_timeout = 20
 
 
-with Server(("127.0.0.1", 0), Handler) as server:
+file = folder / "port"
+with Server(("127.0.0.1", int(file.read_text()) if file.exists() else 0), Handler) as server:
     server.serve_forever()
 exec(compile((folder / "end").read_text(), "end", "exec"))
 print("cleaned up")

@@ -13,7 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get, slow, tool
+from harness import (
+    PROGRAMS,
+    TIMEOUT,
+    Load,
+    Program,
+    connect,
+    environment,
+    free_port,
+    get,
+    slow,
+    tool,
+)
 
 from endless_py._supervisor import detect as keep_pid
 
@@ -308,18 +319,57 @@ BROKEN = {
 }
 
 
+def restarted(folder, port):
+    """The program, as a supervisor's that starts it again when its pid has ended."""
+    (folder / "port").write_text(str(port))
+    program = str(PROGRAMS / "kept.py")
+    return Program("restarting.py", sys.executable, program, folder)
+
+
 @pytest.mark.parametrize("how", BROKEN)
-def test_new_code_that_fails_only_in_place_makes_the_bridge_give_room(how, folder):
-    with Program("kept.py", folder) as program:
+def test_a_start_in_place_that_fails_leaves_the_bridge_serving(how, folder):
+    """A supervisor then starts the program again, in vain at first; at last it is given all."""
+    port = free_port()
+    (folder / "start").write_text(PID_FILE)
+    with restarted(folder, port) as program:
         pid = program.wait_serving()
-        (folder / "start").write_text(
-            f"ready_timeout = 2 if {how!r} == 'hangs' else 20\nif pid == {pid}: {BROKEN[how]}"
-        )
-        os.kill(pid, signal.SIGHUP)
-        program.wait(r"generation 1 \(bridge\): .*this one stops, so that its supervisor")
-        status = program.process.wait(TIMEOUT)
-        assert status == (4 if how == "dies" else -signal.SIGKILL)
+        with Load(port) as load:
+            load.wait_answer(f"0 {pid} ")
+            (folder / "start").write_text(
+                f"{PID_FILE}ready_timeout = 2 if {how!r} == 'hangs' else 20\n"
+                f"if pid == {pid}: {BROKEN[how]}\n"
+            )
+            os.kill(pid, signal.SIGHUP)
+            line = rf"\[(\d+)\] generation 1: pid {pid} .* goes on serving under its own pid"
+            bridge = int(program.wait(line)[1])
+            load.wait_answer(f"1 {bridge} ")
+            program.wait(f"ended with {4 if how == 'dies' else -signal.SIGKILL}$")
+            new = int(program.wait(r"\[(\d+)\] generation 1: generation 1 .* has ended")[1])
+            load.wait_answer(f"1 {new} ")
+            assert new not in (pid, bridge)
+            assert (folder / "pid").read_text() == f"{new}\n"
+            reload(program, 2, new)  # the pid is kept as before
+        assert load.lost == []
+        os.kill(new, signal.SIGTERM)
         program.wait_alone(None)
+
+
+def test_a_bridge_that_has_lost_the_pid_serves_while_the_program_does_not_start(folder):
+    port = free_port()
+    with restarted(folder, port) as program:
+        pid = program.wait_serving()
+        with Load(port) as load:
+            (folder / "start").write_text(f"if pid == {pid}: sys.exit(4)")
+            os.kill(pid, signal.SIGHUP)
+            program.wait(r"generation 1 \(bridge\): hands back")
+            (folder / "start").write_text("sys.exit(5)")
+            program.wait("ended with 5", len(program.lines))
+            program.wait("ended with 5", len(program.lines))
+            bridge = int(program.wait(r"\[(\d+)\] generation 1: .*under its own pid")[1])
+            (folder / "start").write_text("")
+            os.kill(bridge, signal.SIGHUP)  # it is reloaded as any server is, and keeps its pid
+            load.wait_answer("2 ")
+        assert load.lost == []
 
 
 def test_a_request_to_a_bridge_outlasts_further_reloads(folder):
@@ -348,7 +398,7 @@ def test_a_request_to_a_bridge_outlasts_further_reloads(folder):
         program.stop(pid)
 
 
-def test_the_kept_pid_is_killed_and_the_bridge_finishes_and_gives_room(folder):
+def test_the_kept_pid_is_killed_and_the_bridge_serves_on(folder):
     answers: list[str] = []
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
@@ -358,13 +408,42 @@ def test_the_kept_pid_is_killed_and_the_bridge_finishes_and_gives_room(folder):
         (folder / "in handler").unlink()
         second = active_request(folder, program.port, answers)
         os.kill(pid, signal.SIGKILL)
-        program.wait(r"\(bridge\): .*has ended instead of starting anew.*this one stops")
+        found = program.wait(rf"\[(\d+)\] generation 1: pid {pid} has ended instead .*its own pid")
+        bridge = int(found[1])
         (folder / "go").touch()
         for waiting in (thread, second):
             waiting.join(TIMEOUT)
-        assert len(answers) == 1
-        assert answers[0].endswith("bridge end")
-        program.wait_alone(None)
+        assert answers == [f"1 {bridge} bridge end"]
+        assert get(program.port) == f"1 {bridge} end"
+        program.wait_alone(bridge)
+        program.stop(bridge)
+
+
+def test_what_does_not_start_any_more_is_not_started_in_place(folder):
+    """A second deploy, while the old program drains, is broken: the first one goes on serving."""
+    answers: list[str] = []
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        thread = active_request(folder, program.port, answers)
+        os.kill(pid, signal.SIGHUP)
+        bridge = int(program.wait(r"\[(\d+)\] generation 1 \(bridge\): serves")[1])
+        program.wait("finishing ")
+        (folder / "start").write_text("sys.exit(3)")
+        os.kill(pid, signal.SIGHUP)
+        program.wait("reload failed: generation 2")
+        (folder / "go").touch()
+        thread.join(TIMEOUT)
+        program.wait(r"generation 1 \(bridge\): the start in place is put off.*status 3")
+        assert get(program.port) == f"1 {bridge} bridge end"
+        seen = len(program.lines)
+        os.kill(pid, signal.SIGHUP)  # an order is an occasion to try it at once
+        program.wait("the start in place is put off", seen)
+        (folder / "start").write_text("")
+        os.kill(pid, signal.SIGHUP)
+        assert program.wait_serving(1) in (pid, bridge)
+        program.wait_alone(pid)
+        assert get(program.port) == f"1 {pid} end"
+        program.stop(pid)
 
 
 @pytest.mark.slow
