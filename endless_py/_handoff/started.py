@@ -14,6 +14,8 @@ import signal
 from contextlib import suppress
 from functools import partial
 
+from endless_py._support import sigmask
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Callable, Iterable
@@ -66,17 +68,20 @@ class Started:
         roles = set(roles)
         return _ignored() - self._ignored - roles, self._ignored - roles
 
-    def steps_back(self, roles: Iterable[int]) -> list[Callable[[], object]]:
-        """Return what makes this process, in its main thread, the one that was started.
+    def go_back(self, roles: Iterable[int]) -> list[Callable[[], object]]:
+        """Make this process, in its main thread, the one that was started, for new code in place.
 
-        Signals with a role wait. What the user may not do is not done: each may raise OSError.
+        What is returned is to be called at the very end; each may raise. Signals with a role wait.
         """
         default, ignored = self.changed_signals(roles)
+        sigmask.block(default)
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
         steps: list[Callable[[], object]] = [partial(os.umask, self.umask)]
         if hasattr(os, "setpriority"):
             steps.append(partial(os.setpriority, os.PRIO_PROCESS, 0, self.nice))
-        steps += [partial(_signal.signal, number, _signal.SIG_DFL) for number in default]
-        steps += [partial(_signal.signal, number, _signal.SIG_IGN) for number in ignored]
         blocked = self.blocked.union(roles)
         steps.append(partial(_signal.pthread_sigmask, _signal.SIG_SETMASK, blocked))
         return steps

@@ -17,6 +17,8 @@ import signal
 import socket
 import sys
 from collections.abc import Collection
+from contextlib import suppress
+from importlib import import_module
 
 from endless_py._handoff.child import Child
 from endless_py._support import sigmask
@@ -75,6 +77,16 @@ except BaseException as error:
     posix.write(2, ("cannot start %s: %s\\n" % (program, error)).encode(errors="replace"))
     posix._exit(127)
 """
+
+
+def import_in_time(command: CommandLine) -> None:
+    """Import what only a reload needs: the files of this interpreter may be gone by then."""
+    names = ["json", "subprocess", "fcntl"]
+    if command.arguments and os.sep not in command.arguments[0]:
+        names.append("shutil")
+    for name in names:
+        with suppress(ImportError):  # not every system has each
+            import_module(name)
 
 
 def start(

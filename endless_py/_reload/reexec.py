@@ -98,7 +98,7 @@ class Reexec:
             environment[VARIABLE] = variable_in_place(keep, peer, living)
         try:
             located = self._spawn.command.locate(environment)
-            back = process.started.steps_back(process.signals.roles)
+            back = process.started.go_back(process.signals.roles)
             ExecAtExit(located, environment, back, (same.union(keep), closed))
         except OSError as error:
             process.log(log.ERROR, f"cannot start anew in place: {error}; this process ends")
@@ -139,7 +139,7 @@ class ExecAtExit:
         self._keep, self._nowhere = sorted({0, 1, 2, *numbers[0]}), numbers[1]
         self._calls = os.chdir, os.set_inheritable, os.closerange, os.execve, os.write
         self._open, self._dup2, self._null = os.open, os.dup2, (os.devnull, os.O_RDWR)
-        self._pid, self._getpid, self._error = os.getpid(), os.getpid, OSError
+        self._pid, self._getpid, self._error = os.getpid(), os.getpid, Exception
         vars(sys)[self._NAME] = self
 
     def __del__(self) -> None:

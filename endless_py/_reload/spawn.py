@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
-from endless_py._handoff import command_line, greeting
+from endless_py._handoff import command_line, greeting, starter
 from endless_py._handoff.successor import Successor
 from endless_py._reload import dry_start, hooks
 from endless_py._reload.base import BaseProcess, Order
@@ -64,7 +65,8 @@ class Spawn:
         return keeps
 
     def announce(self, *_: object) -> None:
-        """In the first generation: say at once what a reload will do."""
+        """Be ready for a reload; in the first generation, say at once what it will do."""
+        self._process.driver.later(partial(starter.import_in_time, self.command))
         if self._process.predecessors.parent is None and self._said is None:
             self.keeps_pid()
 
