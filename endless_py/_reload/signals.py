@@ -10,7 +10,7 @@ import time
 from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
-from endless_py._support import log
+from endless_py._support import log, sigmask
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -111,6 +111,7 @@ class Signals:
         for number in self._previous.keys() - wanted:
             self._give_back(number, self._previous.pop(number))
         foreign = False
+        caught = sigmask.caught()
         for number in sorted(wanted - self._previous.keys()):
             before = signal.getsignal(number)
             unused = [signal.SIG_DFL, signal.default_int_handler]
@@ -118,6 +119,8 @@ class Signals:
                 self.ignored_hup = self.ignored_hup or before is signal.SIG_IGN
             if self.roles.get(number) == RELOAD:
                 unused.append(signal.SIG_IGN)  # nohup: there HUP only ever means reload
+            if before is signal.SIG_DFL and number in caught:
+                before = None  # by a handler of C code, such as faulthandler's
             if before in unused:
                 self._previous[number] = before
                 signal.signal(number, self._run)

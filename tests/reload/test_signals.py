@@ -343,3 +343,16 @@ def test_signals_that_the_program_holds_back_for_itself_stay_so(tmp_path):
         os.kill(program.wait_serving(), TERM)
         program.wait("waited for SIGTERM")
         program.wait_alone(None)
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGHUP", "SIGTERM"])
+def test_a_signal_that_c_code_handles_stays_the_programs(name, tmp_path):
+    code = f"import faulthandler; faulthandler.register(signal.{name}, file=sys.stdout)\n{SERVE}"
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        os.kill(pid, getattr(signal, name))
+        program.wait("most recent call first")
+        assert get(program.port).startswith("0 ")
+        assert ("has a SIGHUP handler of its own" in program.text) is (name == "SIGHUP")
+        os.kill(pid, INT)
+        program.wait_alone(None)
