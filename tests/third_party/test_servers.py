@@ -1,4 +1,4 @@
-"""Servers from PyPI that derive from the library's classes reload under load, none of them edited."""
+"""Servers from PyPI that derive from the library's classes reload under load, unedited."""
 
 from __future__ import annotations
 
