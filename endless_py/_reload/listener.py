@@ -85,8 +85,6 @@ class Listener:
         self.entered = False  # its loop runs, or its program has said ready
         self.ready = False  # it serves, and the predecessor knows
         self.unchecked = False  # entered while another thread runs the program's checks
-        # The server's RequestHandlerClass, and what is called in its place (None: its own way).
-        self.prepared: tuple[Any, Any] = (None, None)
         self.shutdown_requested = False
         self.steady = False  # its loop never runs what may take long
         self.in_accept = False

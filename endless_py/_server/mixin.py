@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import socketserver
 import threading
 import time
 from contextlib import suppress
 
 from endless_py._reload import process
 from endless_py._reload.listener import Listener
-from endless_py._server import forking, http
+from endless_py._server import forking
+from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
 from endless_py._server.accept_loop import AcceptLoop
 from endless_py._sockets.connection import Connection, MigratingConnection
 from endless_py._sockets.listener import ListenerSocket
@@ -190,28 +190,6 @@ class GracefulMixIn:
             raise KeyboardInterrupt
 
     # -- one request ------------------------------------------------------
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """As socketserver's, with a handler class that knows about the drain."""
-        given = self.RequestHandlerClass
-        prepared = self._listener.prepared
-        if prepared[0] is not given:
-            prepared = self._prepare(given)
-        if prepared[1] is None:
-            super().finish_request(request, client_address)  # type: ignore[misc]
-        else:
-            prepared[1](request, client_address, self)
-
-    def _prepare(self, given: Any) -> tuple[Any, Any]:
-        handler = http.prepare(given)
-        finish = getattr(super().finish_request, "__func__", None)  # type: ignore[misc]
-        if finish is socketserver.BaseServer.finish_request:
-            prepared: tuple[Any, Any] = (given, handler)
-        else:  # a class to the right has one of its own, which makes its handlers itself
-            self.RequestHandlerClass = handler
-            prepared = (handler, None)
-        self._listener.prepared = prepared
-        return prepared
 
     def shutdown_request(self, request: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
