@@ -157,6 +157,13 @@ class Listener:
         except (OSError, AttributeError, ValueError):
             return -1
 
+    def settle(self) -> None:
+        """This process decides over the socket from now on; see `keeper`."""
+        sock = getattr(self._server(), "socket", None)
+        keeper = getattr(sock, "keeper", None)
+        if keeper is not None:
+            keeper.settle(sock)
+
     def wake(self) -> None:
         """Have its loop look around."""
         poller = self.poller

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
+import socketserver
+import sys
 import threading
 import time
 from contextlib import suppress
 
 from endless_py._reload import process
+from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import Listener
 from endless_py._server import forking
 from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
 from endless_py._server.accept_loop import AcceptLoop
 from endless_py._sockets.connection import Connection, MigratingConnection
-from endless_py._sockets.listener import ListenerSocket
+from endless_py._sockets.keeper import Keeper
+from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
 from endless_py._support import platform
 
@@ -23,12 +28,64 @@ if TYPE_CHECKING:
     from typing import Any, Optional, Union
 
 
+_SERVE_FOREVER = socketserver.BaseServer.serve_forever.__code__
+
+
 class _Record:
     """The server's Listener, made when it is first asked for; from then on a plain attribute."""
 
     def __get__(self, server: Any, owner: Optional[type] = None) -> Listener:
         found: Listener = vars(server).setdefault("_listener", Listener(server))
         return found
+
+
+class _Socket:
+    """The server's socket, wherever it is set and bound: as long as it is unbound it can adopt."""
+
+    def __get__(self, server: Any, owner: Optional[type] = None) -> Any:
+        if server is None:
+            return self
+        try:
+            return vars(server)["socket"]
+        except KeyError:
+            name = type(server).__name__
+            raise AttributeError(f"{name!r} object has no attribute 'socket'") from None
+
+    def __set__(self, server: Any, value: Any) -> None:
+        before = vars(server).get("socket")
+        keeper: Optional[Keeper] = getattr(before, "keeper", None)
+        if type(value) is socket.socket and _is_unbound(value):
+            listener = server._listener
+            listener.binding = None
+            keeper = ListenerKeeper(process.current, listener, functools.partial(_bound, listener))
+            value = ListenerSocket.wrap(value, keeper)
+        elif keeper is not None and not isinstance(value, ListenerSocket):
+            keeper.guard(value)
+        vars(server)["socket"] = value
+
+    def __delete__(self, server: Any) -> None:
+        self.__get__(server)
+        del vars(server)["socket"]
+
+
+def _is_unbound(sock: socket.socket) -> bool:
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return False
+    return not (name[1] if isinstance(name, tuple) and len(name) > 1 else name)
+
+
+def _bound(listener: Listener) -> None:
+    """A server's socket is bound, and its predecessor has not heard of it yet."""
+    server: Any = listener.server
+    sock = server.socket
+    if sock.family != getattr(socket, "AF_UNIX", None) and sock.type == socket.SOCK_STREAM:
+        # Accepted connections inherit it from the listener.
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, server.tcp_nodelay)
+    if not server.ready_on_serve:
+        listener.hold()
 
 
 class GracefulMixIn:
@@ -79,8 +136,9 @@ class GracefulMixIn:
     ready_on_serve = True
     pid_file: Union[str, os.PathLike[str], None] = None
 
+    socket: Any = _Socket()
+
     # Provided by the class to the right.
-    socket: Any
     server_address: Any
     RequestHandlerClass: Any
     active_children: Any
@@ -108,6 +166,15 @@ class GracefulMixIn:
     # to stop a server from one of its handlers; here that has to wake the loop.
     @property
     def _BaseServer__shutdown_request(self) -> bool:
+        """Asked for by BaseServer.serve_forever() when it begins to wait: here is our loop.
+
+        So the class's own serve_forever() runs, and any other method of it that calls that one.
+        """
+        caller = sys._getframe(1)
+        if caller.f_code is _SERVE_FOREVER and self._listener.loop_thread is None:
+            AcceptLoop(self, caller.f_locals["poll_interval"]).run()
+            self._raise_interrupt()
+            return True
         return self._listener.shutdown_requested
 
     @_BaseServer__shutdown_request.setter
@@ -123,48 +190,12 @@ class GracefulMixIn:
             return
         super().shutdown()  # type: ignore[misc]
 
-    # -- the listener -----------------------------------------------------
-
-    def server_bind(self) -> None:
-        """Bind, or adopt the predecessor's listener for the same address."""
-        platform.require()
-        process.current.dry_start.end_here()
-        self.socket = ListenerSocket.wrap(self.socket, process.current.received)
-        super().server_bind()  # type: ignore[misc]
-        if self.socket.family != getattr(socket, "AF_UNIX", None) and (
-            self.socket.type == socket.SOCK_STREAM
-        ):
-            # Accepted connections inherit it from the listener.
-            with suppress(OSError):
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.tcp_nodelay)
-        self._listener.binding = self.socket.binding
-        if not self.ready_on_serve:
-            self._listener.hold()
-        process.current.add(self._listener)
-        process.current.readiness.say_adopted(self._listener)
-
     def server_close(self) -> None:
         """Close the listener; a Unix path that is still ours goes too."""
         process.current.remove(self._listener)
         super().server_close()  # type: ignore[misc]
 
     # -- the loop ---------------------------------------------------------
-
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until shutdown(), or until this process is drained.
-
-        poll_interval, in seconds, is how often service_actions() is called where a
-        subclass overrides it; nothing else is polled. Raises KeyboardInterrupt once a
-        SIGINT has been answered with a drain.
-        """
-        done: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
-        done.clear()
-        try:
-            AcceptLoop(self, poll_interval).run()
-        finally:
-            self._BaseServer__shutdown_request = False
-            done.set()
-        self._raise_interrupt()
 
     def handle_request(self) -> None:
         """Handle one request, as socketserver's; raises SystemExit once the process is drained.
