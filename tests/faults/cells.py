@@ -96,11 +96,11 @@ class Cell(NamedTuple):
     @property
     def leaves_none(self) -> bool:
         """Whether nobody is left to serve: the last one was killed."""
-        if self.fault not in ("kill", "exit") or self.handoff == "back":
+        if self.fault not in ("kill", "exit"):
             return False
         if self.victim == 0:
-            return self.step in BEFORE_SPAWN
-        return self.handoff == "reload" and self.step == "exit"
+            return self.handoff != "back" and self.step in BEFORE_SPAWN
+        return self.handoff != "kept" and self.step == "exit"
 
     @property
     def waits_for_ready_timeout(self) -> bool:

@@ -110,7 +110,7 @@ def test_a_bad_release_is_rolled_back(kind, service):
 
 
 def test_a_release_that_fails_only_in_place_is_rolled_back_by_a_restart(service):
-    """It serves as the bridge, but what supervisord starts fails until the link is back."""
+    """It serves as the bridge, until what supervisord starts takes over: the link is back."""
     app = service.app
     pid = service.wait_up()
     service.upload("bad", f"import os\nassert os.getppid() == {pid}")
@@ -118,7 +118,7 @@ def test_a_release_that_fails_only_in_place_is_rolled_back_by_a_restart(service)
     assert status == 1
     assert complaint.endswith("bad was given up; back to releases/1.0\n")
     new = until(lambda: [s for s in [service.status()] if s and s[0] != pid])[0][0]
-    until(lambda: app.answer() == f"0 {new} 1.0 end")
+    until(lambda: app.answer() == f"1 {new} 1.0 end")
 
 
 def test_a_release_that_is_not_there_changes_nothing(service):

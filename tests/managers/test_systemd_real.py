@@ -193,6 +193,35 @@ def test_a_unit_is_reloaded_stopped_and_repaired(unit, machine):
     assert "only permitted" not in machine.journal(unit)
 
 
+def test_a_unit_never_becomes_what_does_not_start(machine):
+    """systemd would end the bridge with the main process; so that is not given up."""
+    unit, port = next(iter(KEPT)), 8004
+    machine.run("systemctl", "start", unit)
+    with machine.network():
+        until(lambda: "generation 0: serves" in machine.journal(unit))
+        pid = int(get(port).split()[1])
+        restarts = machine.show(unit)[1]
+        client = threading.Thread(target=lambda: get(port, "/slow?3"))
+        client.start()
+        until(lambda: machine.run("ss", "-Htn", "state", "established", f"sport = :{port}"))
+        began = machine.journal(unit).count("\n")
+        machine.run("systemctl", "reload", "--no-block", unit)
+        until(lambda: get(port).startswith("1 "))
+        machine.deploy("def")
+        client.join(TIMEOUT)
+
+        def news() -> str:
+            return "\n".join(machine.journal(unit).splitlines()[began:])
+
+        until(lambda: "the start in place is put off" in news())
+        assert get(port).startswith("1 ")
+        assert machine.show(unit) == (pid, restarts, "active")
+        machine.deploy("")
+        until(lambda: get(port) == f"1 {pid} end")  # tried again by itself
+        assert machine.show(unit) == (pid, restarts, "active")
+        machine.run("systemctl", "stop", unit)
+
+
 @pytest.mark.parametrize("unit", KEPT)
 def test_a_unit_that_cannot_be_told_a_pid_keeps_it(unit, machine):
     port = 8004
@@ -229,8 +258,8 @@ def test_a_unit_that_cannot_be_told_a_pid_keeps_it(unit, machine):
         client = threading.Thread(target=lambda: answers.append(get(port, "/slow?3")))
         client.start()
         until(lambda: machine.run("ss", "-Htn", "state", "established", f"sport = :{port}"))
-        machine.run("systemctl", "reload", unit)
-        assert get(port).startswith("1 ")  # that is the bridge
+        machine.run("systemctl", "reload", "--no-block", unit)
+        until(lambda: get(port).startswith("1 "))  # that is the bridge
         machine.run("systemctl", "stop", unit)  # in the middle of the reload
         client.join(TIMEOUT)
         assert answers == [f"0 {new} end"]

@@ -59,7 +59,7 @@ class App:
             f"sys.argv[1:] = ['127.0.0.1:{self.port}']\n"
             f"os.environ['LENT_CODE'] = {str(self._gate)!r}\n"
             # What a manager starts, unlike what a reload starts, is not handed a channel.
-            "if 'ENDLESS_PY_CHANNEL' not in os.environ:\n"
+            "if not {'ENDLESS_PY_CHANNEL', 'ENDLESS_PY_DRY_START'} & os.environ.keys():\n"
             f"    open({str(self.folder / 'starts')!r}, 'a').write(f'{{os.getpid()}}\\n')\n"
             f"{(PROGRAMS / 'lent_server.py').read_text()}"
         )
@@ -359,6 +359,29 @@ class Scenarios:
         assert answers[0] != f"1 {its} end"
         self.is_down(service)
 
+    def test_what_is_broken_while_the_old_one_drains_is_not_started_in_place(self, service):
+        app = service.app
+        pid = service.wait_up()
+        its = inside(pid)
+        with app.active_request() as answers:
+            service.reload()
+            until(lambda: app.answer().startswith("1 "))  # that is the bridge
+            app.deploy("def")
+            service.reload()
+            until(lambda: "reload failed: generation 2" in app.log)
+        assert answers == [f"0 {its} end"]
+        with Load(app.port) as load:
+            until(lambda: "the start in place is put off" in app.log)
+            load.wait_answer("1 ")
+            assert service.status()[0] == pid
+            app.deploy("")
+            service.reload()
+            load.wait_answer(f"1 {its} ")
+        assert load.lost == []
+        until(lambda: app.processes() == [pid])
+        assert service.status()[0] == pid
+        assert app.starts == 1
+
     def is_down(self, service):
         assert service.app.processes() == []
         assert service.status() is None
@@ -376,15 +399,15 @@ class Scenarios:
                 until(lambda: app.answer().startswith("1 "))  # that is the bridge
             os.kill(pid, signal.SIGKILL)
             service.repair()
-            # by whom the manager watches, not by the bridge
+            # by whom the manager watches, not by the bridge, which hands over if it still lives
             found = until(lambda: [s for s in [service.status()] if s and s[0] != pid])
             new = found[0][0]
             its = inside(new)
-            until(lambda: app.answer() == f"0 {its} end")
+            generation = int(until(lambda: re.fullmatch(rf"([01]) {its} end", app.answer()))[1])
         until(lambda: app.processes() == [new])
         assert app.starts == 2
         service.reload()  # as good as the first one was
-        until(lambda: app.answer() == f"1 {its} end")
+        until(lambda: app.answer() == f"{generation + 1} {its} end")
         assert service.status()[0] == new
         service.stop()
         assert app.processes() == []
