@@ -111,6 +111,8 @@ class ServerProcess(BaseProcess):
         listener.in_child = False
         self.forks.watch()
         self.supervisor.know(listener.server)
+        if not self.listeners.all:
+            self.signals.renew()
         self.listeners.add(listener)
         self._install_signals()
 

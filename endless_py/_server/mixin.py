@@ -152,13 +152,20 @@ class GracefulMixIn:
         if std is not None and getattr(cls, "collect_children", None) is std:
             cls.collect_children = forking.collect  # type: ignore[attr-defined]
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        platform.require()
-        detect.check(self.keep_pid)
-        most = self.max_handlers
-        if most is not None and (not isinstance(most, int) or most < 1):
-            raise ValueError(f"max_handlers must be None or at least 1, not {most!r}")
-        super().__init__(*arguments, **keywords)
+    if not TYPE_CHECKING:  # for checkers the class's own constructor is what counts
+
+        def __new__(cls, *arguments, **keywords):
+            """Check the settings.
+
+            Not in __init__(): a class to the right may call that of a class of ours by its name.
+            """
+            platform.require()
+            detect.check(cls.keep_pid)
+            most = cls.max_handlers
+            if most is not None and (not isinstance(most, int) or most < 1):
+                raise ValueError(f"max_handlers must be None or at least 1, not {most!r}")
+            make = super().__new__
+            return make(cls) if make is object.__new__ else make(cls, *arguments, **keywords)
 
     _listener = _Record()
 
@@ -229,31 +236,41 @@ class GracefulMixIn:
             self.close_request(request)
         else:
             super().shutdown_request(request)  # type: ignore[misc]
+            self._ended(request)  # a class that keeps it open does so on its own
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As ThreadingMixIn's; when its handler's thread ends, a connection is not active."""
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[misc]
+        finally:
+            self._ended(request)
 
     def close_request(self, request: Any) -> None:
         """As socketserver's; the connection is not active any more, and may migrate now."""
-        listener = self._listener
-        active = listener.connections.active
         leaves = False
         try:
-            connection = active.get(id(request))
+            connection = self._listener.connections.active.get(id(request))
             if connection is not None and connection.leaves_with is not None:
                 leaves = True
                 self._send_off(connection)
             super().close_request(request)  # type: ignore[misc]
         finally:
-            # A second call for the same one is harmless. One that leaves has to be looked at even
-            # where nobody drains any more: the successor may have died since.
-            if active.pop(id(request), None) is not None and (
-                leaves
-                or not listener.accepting
-                or listener.paused_until is not None
-                or listener.full
-            ):
-                listener.paused_until = None
-                listener.full = False
-                listener.wake()
-                process.current.wake()
+            self._ended(request, leaves)
+
+    def _ended(self, request: Any, leaves: bool = False) -> None:
+        """It is not active any more; a second call for the same one is harmless.
+
+        One that leaves has to be looked at even where nobody drains any more: the successor may
+        have died since.
+        """
+        listener = self._listener
+        known = listener.connections.active.pop(id(request), None) is not None
+        waited_for = not listener.accepting or listener.paused_until is not None or listener.full
+        if known and (leaves or waited_for):
+            listener.paused_until = None
+            listener.full = False
+            listener.wake()
+            process.current.wake()
 
     def _send_off(self, connection: Connection) -> None:
         """Its handler has ended: take the socket away from it and let it migrate."""

@@ -81,6 +81,8 @@ class Requests:
             self._reused = self._reuse_threads()
         self._listener.steady = plain and self._threads and self._most > 1
         self._was_blocking = False
+        base = socketserver.BaseServer.process_request
+        self._ends_with_handler = is_method(server, "process_request", base)
         self._busy = False  # something that may wait has run in this turn
 
     def begin(self) -> None:
@@ -315,6 +317,8 @@ class Requests:
         """The handler may run in this thread and hold the loop as long as it likes."""
         with self.may_wait(f"the handler of {say_address(client_address)}"):
             server.process_request(request, client_address)
+            if self._ends_with_handler:
+                server._ended(request)
             return
         server.shutdown_request(request)
 
