@@ -83,16 +83,20 @@ class Signals:
         if self._installed:
             self._update()
 
-    def install(self) -> None:
+    def install(self, first: bool = False) -> None:
         """Take over what nobody handles, and say when the program handles a reload signal itself.
 
-        Does nothing a second time. In a thread other than the main one it has that one do it,
-        which may take a moment.
+        Does nothing a second time, but for the first server. In a thread other than the main one
+        it has that one do it, which may take a moment.
         """
-        if self._installed:
+        if self._installed and not first:
             return
         if threading.current_thread() is not threading.main_thread():
-            self._ask_main_thread()
+            if not self._installed:
+                self._ask_main_thread()
+            return
+        if self._installed:
+            self._renew()
             return
         self._installed = True
         foreign = self._update()
@@ -116,17 +120,16 @@ class Signals:
         while not self._installed and time.monotonic() < until:
             time.sleep(0.001)
 
-    def renew(self) -> None:
-        """The first server is made: what the program has set to nothing before that is taken over.
+    def _renew(self) -> None:
+        """What the program has set to nothing before its first server is taken over.
 
         In a successor the handlers are installed earlier, when this package is imported.
         """
-        if self._installed and threading.current_thread() is threading.main_thread():
-            ours = {n: was for n, was in self._previous.items() if signal.getsignal(n) == self._run}
-            if len(ours) < len(self._previous):
-                self._previous = ours
-                if self._update():
-                    self._say_foreign()
+        ours = {n: was for n, was in self._previous.items() if signal.getsignal(n) == self._run}
+        if len(ours) < len(self._previous):
+            self._previous = ours
+            if self._update():
+                self._say_foreign()
 
     def _say_foreign(self) -> None:
         self._say(

@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from endless_py._reload import process
 from endless_py._server import forking
-from endless_py._server.requests import Requests, acts
+from endless_py._server.methods import acts
+from endless_py._server.requests import Requests
 from endless_py._sockets.listener import Binding
 from endless_py._sockets.poller import READ, Poller
 from endless_py._support import platform
@@ -113,7 +114,7 @@ class AcceptLoop:
                 handled = self._requests.serve_arrivals() or handled
         finally:
             self._requests.end_of_turn()
-        if actions or acts(server):
+        if actions:
             self._act()
         else:
             server.service_actions()

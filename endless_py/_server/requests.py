@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from endless_py._reload import process
 from endless_py._reload.drain import HandlerCut
 from endless_py._server import forking
+from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
 from endless_py._sockets.connection import Connection, say_address
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._support import log
@@ -27,25 +28,6 @@ _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NO_ROOM_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
 _ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
-_PLAIN_REQUESTS = (socketserver.TCPServer.get_request, socketserver.UDPServer.get_request)
-_PLAIN_METHODS = {
-    "verify_request": socketserver.BaseServer.verify_request,
-    "process_request": socketserver.ThreadingMixIn.process_request,
-}
-_PLAIN_ACTIONS = (
-    socketserver.BaseServer.service_actions,
-    getattr(forking.StdForkingMixIn, "service_actions", None),
-)
-
-
-def is_method(server: Any, name: str, method: Any) -> bool:
-    """Whether this is what a call of the server's method calls, looked for where Python does."""
-    return getattr(getattr(server, name, None), "__func__", None) is method
-
-
-def acts(server: Any) -> bool:
-    """Whether the program has a service_actions() of its own, in its class or on the object."""
-    return not any(is_method(server, "service_actions", method) for method in _PLAIN_ACTIONS)
 
 
 class Requests:
@@ -65,24 +47,23 @@ class Requests:
             elif get_request is socketserver.TCPServer.get_request:
                 self._get_request = self._get_connection
             # A class that counts its turns gets one request in each.
-            if get_request in _PLAIN_REQUESTS and not acts(server) and not once:
+            if self._get_request != self._get_by_override and not acts(server) and not once:
                 self._most = _ACCEPTS_PER_TURN
         self._forks = forking.is_forking(server)
         self._threads = isinstance(server, socketserver.ThreadingMixIn) and not self._forks
         self._process: Callable[[Any, Any, Any], None] = self._process_inline
         if self._forks:
             self._process = forking.fork
-        elif is_method(server, "process_request", _PLAIN_METHODS["process_request"]):
+        elif starts_threads(server):
             self._process = _process_request
-        self._verifies = not is_method(server, "verify_request", _PLAIN_METHODS["verify_request"])
-        plain = all(is_method(server, name, method) for name, method in _PLAIN_METHODS.items())
+        self._verifies = verifies(server)
         self._reused: Optional[HandlerThreads] = None
         if server.reuse_threads and self._threads and not once:
             self._reused = self._reuse_threads()
-        self._listener.steady = plain and self._threads and self._most > 1
+        plain = starts_threads(server) and not self._verifies
+        self._listener.steady = plain and self._most > 1
         self._was_blocking = False
-        base = socketserver.BaseServer.process_request
-        self._ends_with_handler = is_method(server, "process_request", base)
+        self._inline = handles_inline(server)
         self._busy = False  # something that may wait has run in this turn
 
     def begin(self) -> None:
@@ -115,7 +96,7 @@ class Requests:
         """Have connections served by threads that have served others before, where that works."""
         from endless_py._server.threads import HandlerThreads  # late: few servers want it
 
-        if not is_method(self._server, "process_request", _PLAIN_METHODS["process_request"]):
+        if not starts_threads(self._server):
             process.current.log(
                 log.WARNING,
                 f"{self._listener} starts a thread for each connection in spite of reuse_threads: "
@@ -317,7 +298,7 @@ class Requests:
         """The handler may run in this thread and hold the loop as long as it likes."""
         with self.may_wait(f"the handler of {say_address(client_address)}"):
             server.process_request(request, client_address)
-            if self._ends_with_handler:
+            if self._inline:
                 server._ended(request)
             return
         server.shutdown_request(request)
