@@ -186,7 +186,10 @@ class ExitWatch:
         self.ends_main = False  # the next signal of ours raises SystemExit in the main thread
 
     def begin(self, stop_signal: Optional[int], loops: set[Optional[int]]) -> None:
-        """Start watching; stop_signal is what ended the process, loops the threads of servers."""
+        """Start watching; loops are the threads of servers.
+
+        stop_signal is what ends the program, None where it says itself when it is over.
+        """
         now = time.monotonic()
         self._name_at = now + _NAME_AFTER
         main = _main_frame()

@@ -112,7 +112,7 @@ class ServerProcess(BaseProcess):
         self.forks.watch()
         self.supervisor.know(listener.server)
         self.listeners.add(listener)
-        self._install_signals()
+        self._install_signals(first=len(self.listeners.all) == 1)
 
     def remove(self, listener: Listener) -> None:
         """Forget a server that was closed; the last one gives the signals back."""
@@ -187,9 +187,9 @@ class ServerProcess(BaseProcess):
 
     # -- signals ----------------------------------------------------------
 
-    def _install_signals(self) -> None:
+    def _install_signals(self, first: bool = False) -> None:
         if not platform.missing():
-            self.signals.install()
+            self.signals.install(first)
             if self.orders.terminal is None:
                 self.orders.terminal = Terminal()
 

@@ -391,8 +391,9 @@ while True:
     signal.pause()
 """,
     "is in a long call of C code": """
+import hashlib
 while True:
-    all(map(int.__add__, range(1, 20_000_000), range(1, 20_000_000)))
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
 """,
 }
 BESIDE = """
