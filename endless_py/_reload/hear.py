@@ -196,6 +196,7 @@ class HearPredecessors:
         process = self._process
         process.predecessors.forget(predecessor)
         process.received.close()
+        process.listeners.never_wait()
         self._inherit.restore_error_output()  # nobody reads it any more
         successor = process.living_successor
         if successor is not None and successor.pid == predecessor.pid:

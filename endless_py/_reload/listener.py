@@ -6,8 +6,11 @@ A listener has a state of its own, in a table as the process has (see `machine`)
 from __future__ import annotations
 
 import enum
+import os
+import socket
 import weakref
 from collections import deque
+from contextlib import suppress
 
 from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
 from endless_py._sockets.listener import Binding
@@ -156,6 +159,16 @@ class Listener:
             return int(server.fileno()) if server is not None else -1
         except (OSError, AttributeError, ValueError):
             return -1
+
+    def never_wait(self) -> None:
+        """See to it that the kernel returns at once where nobody is to be accepted.
+
+        The flag is the socket's, so another process may have changed it.
+        """
+        if self.loop_thread is not None and self.binding is not None:
+            if self.binding.kind == socket.SOCK_STREAM:
+                with suppress(OSError):
+                    os.set_blocking(self.fileno(), False)
 
     def settle(self) -> None:
         """This process decides over the socket from now on; see `keeper`."""

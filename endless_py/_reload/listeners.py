@@ -37,6 +37,11 @@ class Listeners:
         with self._lock:
             self.all = tuple(other for other in self.all if other is not listener)
 
+    def never_wait(self) -> None:
+        """Another process, which may have changed the flags of what it shared, has ended."""
+        for listener in self.all:
+            listener.never_wait()
+
     def wake(self) -> None:
         """Wake every loop."""
         for listener in self.all:
