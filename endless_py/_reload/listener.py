@@ -86,6 +86,7 @@ class Listener:
         self.poller: Optional[Poller] = None
         self.binding: Optional[Binding] = None
         self.entered = False  # its loop runs, or its program has said ready
+        self.missing = False  # the successor has not adopted it, and is to close its copy first
         self.ready = False  # it serves, and the predecessor knows
         self.unchecked = False  # entered while another thread runs the program's checks
         self.shutdown_requested = False
@@ -125,10 +126,17 @@ class Listener:
         self._set(after)
         return True
 
+    def give_up(self) -> None:
+        """Nobody will accept on it again: its queue is served, and it is closed."""
+        if self.move("close"):
+            self.wake()
+
     @property
     def drained(self) -> bool:
         """Whether it accepts nothing and no handler of it is active."""
         if self.in_accept or self.arrivals or len(self.connections):
+            return False
+        if self.missing and not (self.closing or self.cut):
             return False
         return not (self.serves_queue and self.entered)
 
@@ -165,10 +173,10 @@ class Listener:
 
         The flag is the socket's, so another process may have changed it.
         """
-        if self.loop_thread is not None and self.binding is not None:
-            if self.binding.kind == socket.SOCK_STREAM:
-                with suppress(OSError):
-                    os.set_blocking(self.fileno(), False)
+        binding = self.binding
+        if self.loop_thread is not None and binding and binding.kind == socket.SOCK_STREAM:
+            with suppress(OSError):
+                os.set_blocking(self.fileno(), False)
 
     def settle(self) -> None:
         """This process decides over the socket from now on; see `keeper`."""
@@ -215,6 +223,11 @@ class ForeignListener(Listener):
         self._owner = owner
         self.on_drain, self.on_resume = on_drain, on_resume
         self.done = False  # the program has said that it has drained
+
+    def give_up(self) -> None:
+        """The program has a duplicate, which it closes; with ours clients would still be let in."""
+        if self.move("close"):
+            self._owner.socket.close()
 
     @property
     def drained(self) -> bool:
