@@ -10,12 +10,14 @@ import time
 from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
-from endless_py._support import log
+from endless_py._support import log, sigmask
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
+
+    from endless_py._handoff.started import Started
 
     Handler = Callable[[int, Optional[FrameType]], None]
 
@@ -37,9 +39,10 @@ class Signals:
     has not run shortly after, they take the signal in its place.
     """
 
-    def __init__(self, handler: Handler, say: Callable[[int, str], None]) -> None:
+    def __init__(self, handler: Handler, say: Callable[[int, str], None], started: Started) -> None:
         self._handler = handler
         self._say = say
+        self._started = started
         self.roles: dict[int, str] = {
             int(getattr(signal, name)): role
             for name, role in _ROLES.items()
@@ -144,6 +147,7 @@ class Signals:
         for number in self._previous.keys() - wanted:
             self._give_back(number, self._previous.pop(number))
         foreign = False
+        caught = sigmask.caught()
         for number in sorted(wanted - self._previous.keys()):
             before = signal.getsignal(number)
             if number == self._call and before == self._run:
@@ -153,9 +157,13 @@ class Signals:
                 self.ignored_hup = self.ignored_hup or before is signal.SIG_IGN
             if self.roles.get(number) == RELOAD:
                 unused.append(signal.SIG_IGN)  # nohup: there HUP only ever means reload
+            if before is signal.SIG_DFL and number in caught:
+                before = None  # by a handler of C code, such as faulthandler's
             if before in unused:
                 self._previous[number] = before
                 signal.signal(number, self._run)
+                # Held back by who started this process, and not by the program for its sigwait().
+                unblock({number} & self._started.blocked)
             elif self.roles.get(number) == RELOAD:
                 foreign = True
         return foreign
@@ -163,6 +171,7 @@ class Signals:
     def _give_back(self, number: int, before: Any) -> None:
         # == and not "is": each look at a bound method makes a new one
         if signal.getsignal(number) == self._run:
+            block({number} & self._started.blocked)
             signal.signal(number, before)
 
     def _run(self, number: int, frame: Optional[FrameType]) -> None:

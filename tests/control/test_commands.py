@@ -17,7 +17,7 @@ import time
 import pytest
 from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids
 
-from endless_py._control import commands
+from endless_py._control import client, commands
 from endless_py._control.socket import MAX_REQUEST
 from endless_py._handoff.channel import HEADER, MAGIC, Channel
 from endless_py.exceptions import ChannelClosed
@@ -192,7 +192,7 @@ def test_those_asked_for_during_a_reload_follow_it(folder):
 def conversations(pid):
     """Return how many askers a process has."""
     with open("/proc/net/unix") as file:
-        return sum(f" @endless_py/{pid}/" in line for line in file) - 1
+        return sum(line.endswith(f"/{pid}.sock\n") for line in file) - 1
 
 
 def until(condition):
@@ -519,8 +519,8 @@ for name in ("reload", "stop", "status"):
     print(commands.main([name, str(pid)]))
 with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout({timeout})
-    sock.connect(address)
     try:
+        sock.connect(address)
         Channel(sock).send({{"command": "stop"}})
         sock.settimeout({timeout})
         print(sock.recv(100))
@@ -583,12 +583,11 @@ def answers(sock):
 def test_protocol_errors_are_answered_and_forgotten(folder):
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
-        with open("/proc/net/unix") as file:
-            name = re.search(rf" @(endless_py/{pid}/\w+)$", file.read(), re.M)[1]
+        (name,) = client.addresses(pid)
         for data in PROTOCOL_ERRORS.values():
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(TIMEOUT)
-                sock.connect(f"\0{name}")
+                sock.connect(name)
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
                 assert [answer["event"] for answer in answers(sock)] == ["error"] * bool(data)
@@ -597,7 +596,7 @@ def test_protocol_errors_are_answered_and_forgotten(folder):
             sock = socket.socket(socket.AF_UNIX)
             sock.setblocking(False)
             with contextlib.suppress(OSError):
-                sock.connect(f"\0{name}")
+                sock.connect(name)
             flood.append(sock)
         until(lambda: len(os.listdir(f"/proc/{pid}/fd")) >= 8)
         assert get(program.port) == "one end"

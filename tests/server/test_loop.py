@@ -278,7 +278,7 @@ def test_max_children_during_a_reload(tmp_path):
                 load.wait_answer(f"{generation} ")
         assert load.lost == []
         program.wait_alone(pid)
-        assert "exit status was taken" not in program.text
+        assert "has ended before it was ready" not in program.text
         program.stop(pid)
 
 
