@@ -312,7 +312,7 @@ class ServerProcess(BaseProcess):
         self.predecessors.at_exit()
         successor = self.living_successor
         if successor is not None:
-            successor.channel.leave_open()
+            successor.leave_open()
             self.successor = None
 
     def _pass_on_the_last(self) -> None:
