@@ -92,7 +92,7 @@ class Drain:
             )
             connection.cut()
         listener.move("cut")
-        if active or listener.in_accept:
+        if active or listener.in_accept or listener.inline_thread is not None:
             listener.abandon_at = now + _ABANDON_AFTER
 
     def _abandon(self, listener: Listener) -> None:

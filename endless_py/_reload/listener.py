@@ -133,8 +133,8 @@ class Listener:
 
     @property
     def drained(self) -> bool:
-        """Whether it accepts nothing and no handler of it is active."""
-        if self.in_accept or self.arrivals or len(self.connections):
+        """Whether it accepts nothing, no handler of it is active, and its loop is free."""
+        if self.in_accept or self.arrivals or len(self.connections) or self.inline_thread:
             return False
         if self.missing and not (self.closing or self.cut):
             return False
