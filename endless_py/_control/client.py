@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
+_DAY = 86400.0  # seconds; poll() cannot count much further
 
 
 class Failed(EndlessError):
@@ -112,7 +113,7 @@ class Client:
         wait = min((seconds for seconds in times if seconds is not None), default=None)
         poll = select.poll()
         poll.register(self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0))
-        if poll.poll(None if wait is None else math.ceil(wait * 1000)):
+        if poll.poll(None if wait is None else math.ceil(min(wait, _DAY) * 1000)):
             return
         if not self._interrupted and wait == _INTERRUPT_AFTER:
             self._interrupted = True

@@ -12,6 +12,7 @@ from endless_py._reload import hooks
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.exit import let_threads_go
 from endless_py._reload.listener import Listener
+from endless_py._reload.settings import say_limit
 from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import Connection, say_address
 from endless_py._support import faults, log
@@ -36,7 +37,7 @@ class Drain:
         process = self._process
         faults.at("stop accepting")
         active, longest = process.listeners.drain()
-        process.log(log.INFO, f"{why}; finishing {active} requests, at most {longest:g} s")
+        process.log(log.INFO, f"{why}; finishing {active} requests, {say_limit(longest)}")
         process.wake_all()
 
     def tell_program(self, *_: object) -> None:

@@ -9,6 +9,7 @@ import enum
 import weakref
 from collections import deque
 
+from endless_py._reload import settings
 from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
 from endless_py._sockets.listener import Binding
 from endless_py._sockets.poller import Poller
@@ -138,8 +139,8 @@ class Listener:
         return self._server()
 
     def setting(self, name: str) -> float:
-        """Return a setting of the server, in seconds."""
-        return float(getattr(self._server(), name, 0.0))
+        """Return a time that the server has set, in seconds."""
+        return settings.seconds(self._server(), name)
 
     def report(self) -> dict[str, Any]:
         """Return this server's part of `endless_py.state()`."""

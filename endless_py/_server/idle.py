@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
+from endless_py._reload.settings import seconds
 from endless_py._sockets.connection import MAX_STATE, Connection, DrainSignal, say_address
 from endless_py._support import log
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 NAME = "_endless_boundary"
+_DAY = 86400.0  # seconds, after which is looked again: poll() cannot count much further
 
 
 class Boundary:
@@ -86,7 +88,7 @@ class Boundary:
                     self._drain_signal, self._poll = None, select.poll()
                     self._poll.register(descriptor, select.POLLIN)
                     self._drain_seen = time.monotonic()
-                grace = self._drain_seen + handler.server.keepalive_grace
+                grace = self._drain_seen + seconds(handler.server, "keepalive_grace")
             elif self._poll is None or self._drain_signal is not self._listener.drain_signal:
                 self._drain_signal, self._poll = self._listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
@@ -95,7 +97,7 @@ class Boundary:
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace
-            wait = None if ends is None else max(0.0, ends - time.monotonic()) * 1000
+            wait = None if ends is None else max(0.0, min(ends - time.monotonic(), _DAY)) * 1000
             if self._connection is not None:
                 self._connection.move("waits")
             ready = self._poll.poll(wait)

@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import suppress
 
-from endless_py._reload import process
+from endless_py._reload import process, settings
 from endless_py._reload.listener import Listener
 from endless_py._server import forking, http
 from endless_py._server.accept_loop import AcceptLoop
@@ -31,12 +31,19 @@ class _Record:
         return found
 
 
+def _is_behind(kind: type) -> bool:
+    """Whether a base has to stand to the right of GracefulMixIn."""
+    return issubclass(kind, socketserver.BaseServer) and not issubclass(kind, GracefulMixIn)
+
+
 class GracefulMixIn:
     """Makes a subclass of socketserver.BaseServer replaceable while it runs.
 
-    It goes leftmost among the bases: class Server(GracefulMixIn, SomeServer).
-    Everything the server class could do it still does; these attributes are new, and as
-    with socketserver's own a subclass sets them:
+    It goes leftmost among the bases: class Server(GracefulMixIn, SomeServer); right of a server
+    class it is a TypeError. Everything the server class could do it still does; these attributes
+    are new, and as with socketserver's own a subclass sets them. What a setting cannot be, or one
+    that is misspelt, is a ValueError when the server is made or begins to serve. Where seconds
+    are meant None stands for no limit.
 
     drain_timeout       seconds that active handlers have to finish after a reload or a
                         stop, before their connections are cut; default 60
@@ -69,9 +76,9 @@ class GracefulMixIn:
                         another living process or is no pid file; default None, no file
     """
 
-    drain_timeout = 60.0
-    ready_timeout = 60.0
-    keepalive_grace = 5.0
+    drain_timeout: Optional[float] = 60.0
+    ready_timeout: Optional[float] = 60.0
+    keepalive_grace: Optional[float] = 5.0
     keep_pid: detect.Setting = "auto"
     tcp_nodelay = True
     max_handlers: Optional[int] = None
@@ -88,6 +95,14 @@ class GracefulMixIn:
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        order = cls.__mro__
+        base = socketserver.BaseServer
+        if base in order and order.index(base) < order.index(GracefulMixIn):
+            bases = [kind.__name__ for kind in sorted(cls.__bases__, key=_is_behind)]
+            raise TypeError(
+                f"GracefulMixIn goes to the left of the server class, else it does nothing: "
+                f"class {cls.__name__}({', '.join(bases)})"
+            )
         # A ForkingMixIn to the left of this class (whole files swapped have that) would
         # wait for any child at max_children, block the loop, and reap the successor.
         std = getattr(forking.StdForkingMixIn, "collect_children", None)
@@ -96,10 +111,7 @@ class GracefulMixIn:
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         platform.require()
-        detect.check(self.keep_pid)
-        most = self.max_handlers
-        if most is not None and (not isinstance(most, int) or most < 1):
-            raise ValueError(f"max_handlers must be None or at least 1, not {most!r}")
+        settings.check(self, GracefulMixIn)
         super().__init__(*arguments, **keywords)
 
     _listener = _Record()
@@ -157,6 +169,7 @@ class GracefulMixIn:
         subclass overrides it; nothing else is polled. Raises KeyboardInterrupt once a
         SIGINT has been answered with a drain.
         """
+        settings.check(self, GracefulMixIn)  # what was set since it was made
         done: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
         done.clear()
         try:

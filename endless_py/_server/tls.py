@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
+from endless_py._reload.settings import seconds
 from endless_py._sockets.connection import say_address
 from endless_py._support import log
 
@@ -24,10 +25,11 @@ class TLSMixIn:
     The arguments are those of http.server.HTTPSServer from Python 3.14 on. The certificate
     is read before the address is bound: a reload with one that cannot be used fails.
 
-    handshake_timeout   seconds a client has to complete the TLS handshake; default 10
+    handshake_timeout   seconds a client has to complete the TLS handshake, None for no limit;
+                        default 10
     """
 
-    handshake_timeout = 10.0
+    handshake_timeout: Optional[float] = 10.0
 
     def __init__(
         self,
@@ -96,7 +98,8 @@ class TLSMixIn:
 
     def _handshake(self: Any, encrypted: Any) -> None:
         timeout = encrypted.gettimeout()
-        deadline = time.monotonic() + self.handshake_timeout
+        patience = seconds(self, "handshake_timeout")
+        deadline = time.monotonic() + patience
         encrypted.settimeout(0.0)
         poll = select.poll()
         while True:
@@ -108,8 +111,8 @@ class TLSMixIn:
             except self.ssl.SSLWantWriteError:
                 poll.register(encrypted, select.POLLOUT)
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or not poll.poll(remaining * 1000):
-                raise TimeoutError(f"not complete within {self.handshake_timeout:g} s")
+            if remaining <= 0 or not poll.poll(min(remaining, 86400) * 1000):
+                raise TimeoutError(f"not complete within {patience:g} s")
         encrypted.settimeout(timeout)
 
     @staticmethod

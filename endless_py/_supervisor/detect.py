@@ -29,7 +29,7 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
     settings are those of all servers: one True among them keeps it. notifies says that a service
     manager can be told another pid.
     """
-    explicit = [setting for setting in settings if isinstance(setting, bool)]
+    explicit = [bool(setting) for setting in settings if setting != "auto"]
     if explicit:
         return any(explicit), f"keep_pid = {any(explicit)}"
     if os.getpid() == 1:
