@@ -288,8 +288,8 @@ def state() -> dict[str, Any]:
     """Return what this process is doing, in plain types that json can write.
 
     Keys: pid, generation, phase, since (when the phase began, in seconds since the epoch),
-    bridge, servers (address, accepting, active handlers, idle: how many of these wait for
-    their client's next message), successor and predecessors (pid and generation; None and
+    bridge, servers (address, accepting, active: how many handlers are at work, idle: how many
+    wait for their client's next message), successor and predecessors (pid and generation; None and
     empty when there are none), last_reload (None, or at, ok, generation, and seconds or
     reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
     `endless_py.upgrade.status()` returns).

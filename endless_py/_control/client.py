@@ -120,10 +120,14 @@ class Client:
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGURG)
 
-    def wait_end(self) -> None:
-        """Wait until the process has ended."""
-        while self.next() is not None:
-            pass
+    def wait_end(self) -> int:
+        """Wait until the process has ended; return how many requests it has cut meanwhile."""
+        cut = 0
+        while True:
+            answer = self.next()
+            if answer is None:
+                return cut
+            cut += int(answer.get("requests", 0))
 
     def close(self) -> None:
         self._channel.close()
@@ -193,8 +197,24 @@ def connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Client:
         raise Unanswered(f"there is no process {pid}")
     client = _try_connect(pid, deadline, descriptors)
     if client is None:
-        raise Unanswered(f"process {pid} does not serve with endless_py (or does not serve yet)")
+        raise Unanswered(
+            _elsewhere(pid)
+            or f"process {pid} does not serve with endless_py (or does not serve yet)"
+        )
     return client
+
+
+def _elsewhere(pid: int) -> str:
+    """Return why a process cannot be asked from here that runs in a container; else ""."""
+    with suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            inner = re.findall(r"^NSpid:.*\t(\d+)$", file.read(), re.M)
+        for kind in ("pid", "net"):
+            if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
+                there = f", where it is pid {inner[0]}" if inner and int(inner[0]) != pid else ""
+                where = f"in a container (another {kind} namespace)"
+                return f"process {pid} runs {where}; ask inside it{there}"
+    return ""
 
 
 def follow(pid: int, deadline: Deadline) -> Client:

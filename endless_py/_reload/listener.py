@@ -148,7 +148,7 @@ class Listener:
         return {
             "address": str(self),
             "accepting": self.accepting and self.entered,
-            "active": active,
+            "active": active - idle,
             "idle": idle,
         }
 

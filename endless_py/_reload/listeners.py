@@ -106,7 +106,8 @@ class Listeners:
     def drain(self) -> tuple[int, float]:
         """Begin the drain; return how many handlers are active, and the longest time (s)."""
         now = time.monotonic()
-        active = sum(len(s.connections) for s in self.all)
+        counts = [s.connections.counts() for s in self.all]
+        active = sum(total - idle for total, idle in counts)
         longest = 0.0
         for listener in self.all:
             listener.move("drain")

@@ -110,8 +110,10 @@ class Readiness:
     def _orders(self) -> str:
         """Say how an operator reloads and stops this process."""
         signals = self._process.signals
-        pairs = (signals.first(RELOAD), "reloads"), (signals.first(STOP), "stops")
+        pairs = (signals.ordered_by(RELOAD), "reloads"), (signals.ordered_by(STOP), "stops")
         known = [(name, verb) for name, verb in pairs if name]
+        if not known:
+            return "no signal of its own, endless_py.reload() reloads"
         return ", ".join(
             f"{'kill ' * (not number)}-{name} {f'{os.getpid()} ' * (not number)}{verb}"
             for number, (name, verb) in enumerate(known)

@@ -36,6 +36,10 @@ class AcceptLoop:
     ) -> None:
         self._server = server
         self._listener = server._listener
+        if server.fileno() < 0:  # ValueError as the standard library's
+            raise ValueError("this server is closed; to serve again, make another one")
+        if self._listener.loop_thread not in (None, threading.get_ident()):
+            raise RuntimeError("this server is being served, by another thread")
         self._once = once
         self._until = until
         actions = getattr(type(server), "service_actions", None)

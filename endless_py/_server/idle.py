@@ -69,6 +69,16 @@ class Boundary:
 
         Raises TimeoutError when the connection's own time-out passes first.
         """
+        try:
+            return self._wait(handler)
+        finally:
+            self._speaks()
+
+    def _speaks(self) -> None:
+        if self._connection is not None and self._connection.idle:
+            self._connection.move("speaks")
+
+    def _wait(self, handler: Any) -> bool:
         if not _can_be_looked_into(handler) or _buffered(handler):
             return True
         try:
@@ -98,11 +108,9 @@ class Boundary:
             if grace is not None and (until is None or grace < until):
                 ends = grace
             wait = None if ends is None else max(0.0, min(ends - time.monotonic(), _DAY)) * 1000
-            if self._connection is not None:
+            if self._connection is not None and not self._connection.idle:
                 self._connection.move("waits")
             ready = self._poll.poll(wait)
-            if self._connection is not None:
-                self._connection.move("speaks")
             if descriptor in dict(ready):
                 return True
             if ready:
@@ -128,6 +136,7 @@ class Boundary:
             return False
         with suppress(AttributeError):
             handler.wfile.flush()
+        self._speaks()
         handler.migrating = True
         self._connection.leaves_with = state
         self._connection.move("leaves")

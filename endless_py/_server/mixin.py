@@ -171,9 +171,10 @@ class GracefulMixIn:
         """
         settings.check(self, GracefulMixIn)  # what was set since it was made
         done: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
+        loop = AcceptLoop(self, poll_interval)
         done.clear()
         try:
-            AcceptLoop(self, poll_interval).run()
+            loop.run()
         finally:
             self._BaseServer__shutdown_request = False
             done.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server as _std
+import os
 import select
 import socket
 import sys
@@ -66,7 +67,12 @@ class TLSMixIn:
         password = self.password
         if password is None and not (sys.stdin and sys.stdin.isatty()):
             password = ""  # else OpenSSL would wait for somebody to type one
-        context.load_cert_chain(self.certfile, self.keyfile, password)
+        try:
+            context.load_cert_chain(self.certfile, self.keyfile, password)
+        except FileNotFoundError as error:  # it does not say which
+            paths = [path for path in (self.certfile, self.keyfile) if path is not None]
+            error.filename = next((path for path in paths if not os.path.exists(path)), None)
+            raise
         context.set_alpn_protocols(self.alpn_protocols)
         return context
 

@@ -45,6 +45,8 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
         return True, f"the container ends when it does: {parent} waits for that"
     if _in_foreground():
         return True, "it runs in the foreground of a terminal"
+    if notifies:
+        return False, "the manager that listens at NOTIFY_SOCKET is told the new one"
     return False, "no supervisor was found"
 
 

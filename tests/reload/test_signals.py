@@ -32,6 +32,23 @@ def test_hup_to_the_whole_group_with_forked_handlers(tmp_path):
         program.stop(new)
 
 
+OWN = {
+    "TERM": "kill -HUP {pid} reloads, -INT stops",
+    "HUP": "kill -TERM {pid} stops",
+    "HUP TERM INT": "no signal of its own, endless_py.reload() reloads",
+}
+
+
+@pytest.mark.parametrize("names", OWN)
+def test_only_signals_that_are_obeyed_are_promised(tmp_path, names):
+    code = "".join(f"signal.signal(signal.SIG{name}, lambda *_: None)\n" for name in names.split())
+    with custom(tmp_path, code + SERVE) as program:
+        pid = program.wait_serving()
+        assert program.wait(r"serves .*?; (.*)")[1] == OWN[names].format(pid=pid)
+        os.kill(pid, USR2)
+        program.wait_alone(None)
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
 def test_a_signal_to_a_handler_that_is_just_being_forked_is_not_one_to_the_server(tmp_path, name):
     hook = f"lambda: os.kill(os.getpid(), signal.{name})"
