@@ -12,8 +12,8 @@ import sys
 import time
 from contextlib import suppress
 
-from endless_py._control.socket import PREFIX, peer, private_folder
-from endless_py._handoff.channel import Channel
+from endless_py._control.socket import PREFIX, private_folder
+from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError

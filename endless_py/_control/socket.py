@@ -13,12 +13,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 import sys
 import time
 from contextlib import suppress
 
-from endless_py._handoff.channel import Channel
+from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -220,15 +219,6 @@ class ControlSocket:
         for conversation in self.conversations:
             conversation.leave_open()
         self.conversations = []
-
-
-def peer(sock: socket.socket) -> Optional[tuple[int, int]]:
-    """Return the pid and user id at the other end; None where the system does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    size = struct.calcsize("3i")
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return pid, uid
 
 
 def may_ask(sock: socket.socket) -> bool:

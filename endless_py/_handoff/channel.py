@@ -255,3 +255,12 @@ class Channel:
         Closed any earlier, it would tell the neighbour of an end that has not come yet.
         """
         self._socket.detach()
+
+
+def peer(sock: socket.socket) -> Optional[tuple[int, int]]:
+    """Return the pid and user id at the other end; None where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return pid, uid

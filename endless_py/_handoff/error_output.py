@@ -61,18 +61,24 @@ class ErrorOutput:
 
         Where there is no room nothing more is read: the new code waits then, as without us.
         """
-        while self._write_left() and self._reader >= 0:
+        while self._write_left() and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """Take in what has come; whether there was something."""
+        data = b""
+        if self._reader >= 0:
             try:
                 data = os.read(self._reader, 65536)
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError:
-                data = b""
-            if not data:
-                self.close()
-                return
-            self._last = (self._last + data)[-_KEPT:]
-            self._left = data
+                pass
+        if not data:
+            self.close()
+        self._left += data
+        self._last = (self._last + data)[-_KEPT:]
+        return bool(data)
 
     def _write_left(self) -> bool:
         """Whether all that was read is written."""
@@ -86,13 +92,8 @@ class ErrorOutput:
     def take_in(self) -> None:
         """Read what is there, though there may be no room to write it: its last lines count."""
         self._write_left()
-        with suppress(OSError):
-            while self._reader >= 0:
-                data = os.read(self._reader, 65536)
-                if not data:
-                    self.close()
-                self._left += data
-                self._last = (self._last + data)[-_KEPT:]
+        while self._read():
+            pass
         self._write_left()
 
     def lines(self) -> list[str]:

@@ -10,9 +10,9 @@ import os
 import select
 import socket
 import stat
-import struct
 import time
 
+from endless_py._handoff import channel
 from endless_py._handoff.channel import HEADER, MAGIC, MAX_DESCRIPTORS, Channel, Message
 from endless_py._handoff.predecessor import Predecessor
 from endless_py._handoff.words import is_number, is_pid
@@ -190,13 +190,10 @@ def _check_descriptor(descriptor: int, peer: int) -> socket.socket:
         poll.register(descriptor, select.POLLIN)
         events = poll.poll(0)
         gone = bool(events and events[0][1] & select.POLLHUP)
-        if hasattr(socket, "SO_PEERCRED"):
-            size = struct.calcsize("3i")
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            pid, uid, _ = struct.unpack("3i", credentials)
-            # A parent that was killed in the meantime is no parent any more.
-            if pid != peer and not (gone and uid == os.geteuid()):
-                raise ChannelError(f"the other end of descriptor {descriptor} is not the parent")
+        found = channel.peer(sock)
+        # A parent that was killed in the meantime is no parent any more.
+        if found and found[0] != peer and not (gone and found[1] == os.geteuid()):
+            raise ChannelError(f"the other end of descriptor {descriptor} is not the parent")
         try:
             start = sock.recv(HEADER.size, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:

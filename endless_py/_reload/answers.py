@@ -34,13 +34,13 @@ class Answers:
         self._stop = stop
         self._report = report
         self._bridge = bridge
-        self.remote = ControlSocket(self.answer)
+        self.control = ControlSocket(self.answer)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
     def open(self, *_: object) -> None:
         """Let commands ask; without that the signals still work."""
         try:
-            self.remote.open()
+            self.control.open()
         except OSError as error:
             self._process.log(
                 log.WARNING,

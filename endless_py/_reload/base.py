@@ -60,7 +60,7 @@ class BaseProcess:
         self.driver = Driver(self)
         self.machine = Machine(self.perform, self._owes, self._trace)
         self.retries = Retries()
-        self.orders: deque[Order] = deque()
+        self.left_orders: deque[Order] = deque()
         self.owed: dict[str, str] = {}  # orders that wait for a state: their kind, who asked
         self.hooks = Hooks(self.log)
         self.signals = Signals(self.on_signal, self.log)
@@ -93,7 +93,7 @@ class BaseProcess:
 
     def leave(self, order: Order) -> None:
         """Leave an order for the next step, which the caller sees to."""
-        self.orders.append(order)
+        self.left_orders.append(order)
         self.driver.posted = True
 
     def fire(self, event: Event, *what: Any) -> None:

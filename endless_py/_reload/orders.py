@@ -74,13 +74,13 @@ class Orders:
         self.note_overdue()
         if self.terminal is not None:
             self.terminal.look()
-        while process.orders:
-            self._take(process.orders.popleft())
+        while process.left_orders:
+            self._take(process.left_orders.popleft())
 
     def note_overdue(self, last: bool = False) -> None:
         """Note the signals whose handler has not run in time; last: no time is left."""
         process = self._process
-        process.orders.extend(map(self.from_signal, process.signals.overdue(last)))
+        process.left_orders.extend(map(self.from_signal, process.signals.overdue(last)))
 
     def _take(self, order: Order) -> None:
         hooks = self._process.hooks

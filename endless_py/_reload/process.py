@@ -61,7 +61,7 @@ class ServerProcess(BaseProcess):
         self.resume = Resume(self, self.report)
         self.reexec = Reexec(self, self.spawn, self.supervisor, self.report, self.answers)
         self.exit = Exit(self, self.supervisor, self.stop, self.reexec, self.migration)
-        self.ordering = Orders(self, self.stop, self.report, self.bridging, self.exit)
+        self.orders = Orders(self, self.stop, self.report, self.bridging, self.exit)
         self.hear_successor = HearSuccessor(
             self, self.readiness, self.stop, self.reexec, self.migration
         )
@@ -74,7 +74,7 @@ class ServerProcess(BaseProcess):
             "bridge": self.bridging,
             "drain": self.drain,
             "exit": self.exit,
-            "orders": self.ordering,
+            "orders": self.orders,
             "readiness": self.readiness,
             "reexec": self.reexec,
             "report": self.report,
@@ -88,7 +88,7 @@ class ServerProcess(BaseProcess):
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
         if self.inherit.begin():
             self.forks.watch()
-            self.answers.remote.kept = self.inherit.control
+            self.answers.control.kept = self.inherit.control
             self._install_signals()
             unblock(self.signals.roles)
         self.inherit.take_lent()
@@ -190,11 +190,11 @@ class ServerProcess(BaseProcess):
     def _install_signals(self) -> None:
         if not platform.missing():
             self.signals.install()
-            if self.ordering.terminal is None:
-                self.ordering.terminal = Terminal()
+            if self.orders.terminal is None:
+                self.orders.terminal = Terminal()
 
     def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        self.ordering.on_signal(number, frame)
+        self.orders.on_signal(number, frame)
 
     # -- driven -----------------------------------------------------------
 
@@ -212,10 +212,10 @@ class ServerProcess(BaseProcess):
     def _step(self) -> None:
         self.called = False
         self.machine.go_on()
-        self.answers.remote.step()
+        self.answers.control.step()
         self.report.step()
         self.inherit.step()
-        self.ordering.step()
+        self.orders.step()
         self.hear_predecessors.step()
         self._look_at_successor()
         self.resume.reap()
@@ -243,12 +243,12 @@ class ServerProcess(BaseProcess):
             return True
         near = self.predecessors.living or self.children.orphans
         return bool(
-            self.orders
+            self.left_orders
             or self.children.leaving
             or len(self.migration)
             or self.called
             or self.machine.waits
-            or self.answers.remote.conversations
+            or self.answers.control.conversations
             or (near and self.listeners.foreign())
         )
 
@@ -257,12 +257,12 @@ class ServerProcess(BaseProcess):
         channels = self._channels()
         found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in channels}
         found[self.signals.fileno()] = READ
-        found.update(self.answers.remote.watched())
+        found.update(self.answers.control.watched())
         found.update(self.report.watched())
         found.update(self.inherit.watched())
         found.update(self.bridging.watched())
-        if self.ordering.terminal is not None:
-            found.update(self.ordering.terminal.watched())
+        if self.orders.terminal is not None:
+            found.update(self.orders.terminal.watched())
         found.pop(-1, None)
         return found
 
@@ -282,7 +282,7 @@ class ServerProcess(BaseProcess):
             self.signals.deadline(),
             self.readiness.deadline(),
             self.supervisor.deadline(),
-            self.answers.remote.deadline(),
+            self.answers.control.deadline(),
             self.listeners.deadline() if self.machine.drains else None,
             *(channel.retry_at for channel in self._channels()),
         )
@@ -305,7 +305,7 @@ class ServerProcess(BaseProcess):
                 part()
             except Exception as error:
                 self.log(log.ERROR, f"{error!r} at {log.where(error)} while the program ends")
-        self.answers.remote.leave_open()
+        self.answers.control.leave_open()
         self.migration.at_exit()
         self.listeners.at_exit()
         # The neighbours take the end of a channel for the end of this process.
@@ -319,7 +319,7 @@ class ServerProcess(BaseProcess):
         """Nobody drives any more: what comes from now on is held back, and the successor looks."""
         if self.living_successor is not None:
             block(self.signals.ours(RELOAD))
-            self.ordering.note_overdue(last=True)
+            self.orders.note_overdue(last=True)
             self.driver.advance()
         self.fire(Event.EXITING)
 
@@ -327,8 +327,8 @@ class ServerProcess(BaseProcess):
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
         self.driver.in_forked_child()
-        self.orders.clear()
-        self.answers.remote.close()
+        self.left_orders.clear()
+        self.answers.control.close()
         if not self.machine.at_peace:
             self.report.in_forked_child()
         self.predecessors.in_forked_child()
@@ -342,8 +342,8 @@ class ServerProcess(BaseProcess):
             self.signals.restore()
         else:
             self.signals.in_handler_process()
-        if self.ordering.terminal is not None:
-            self.ordering.terminal.close()
+        if self.orders.terminal is not None:
+            self.orders.terminal.close()
         self.listeners.in_forked_child(served)
 
 

@@ -193,10 +193,14 @@ class Readiness:
                     "this process as well, which goes on serving and waits for it",
                 )
                 return
-            if successor.child is None:
+            # What serves one of the listeners has requests, which it is to finish.
+            serves = bool(successor.ready)
+            if successor.child is None or serves:
                 with suppress(OSError):  # its channel is open, so the pid is still its own
-                    os.kill(successor.pid, signal.SIGKILL)
-            successor.fail(f"it was not ready within {timeout:g} s")
+                    os.kill(successor.pid, signal.SIGTERM if serves else signal.SIGKILL)
+            longest = self._process.listeners.longest_drain()
+            reason = f"it was not ready within {timeout:g} s"
+            successor.fail(reason, kill_after=longest + 1 if serves else 0.0)
 
     @staticmethod
     def _ends_all(pid: int) -> bool:

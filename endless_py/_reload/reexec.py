@@ -92,7 +92,7 @@ class Reexec:
                 children.append(bridge.child)
             living = {child.pid for child in children if child.status is None}
             # Who asks this pid meanwhile waits in the socket's queue until the new code answers.
-            control = self._answers.remote.keep_for_exec()
+            control = self._answers.control.keep_for_exec()
             keep = [way_back] if control is None else [way_back, control]
             environment[VARIABLE] = variable_in_place(keep, peer, living)
         try:

@@ -140,7 +140,7 @@ class Requests:
                     most <= 0
                     or not listener.accepting
                     or not (server.max_handlers is None or self._has_handler())
-                    or current.orders
+                    or current.left_orders
                     or not current.machine.at_peace
                     or listener.shutdown_requested
                 ):

@@ -9,7 +9,9 @@ import signal
 import socket
 
 import pytest
-from harness import TIMEOUT, Program, free_port
+from harness import TIMEOUT, Program, connect, free_port, get
+
+from endless_py._control.client import Deadline, state_of
 
 
 def ask(family, address, kind=socket.SOCK_STREAM, path=None):
@@ -163,3 +165,36 @@ def test_a_word_that_waits_for_room_is_sent_by_the_loop_that_leads(tmp_path):
         new = program.wait_serving(1, 2)
         program.wait_alone(new)
         program.stop(new)
+
+
+HALF = """
+class Server(ThreadingHTTPServer):
+    ready_timeout = 3
+first, second = (Server(("127.0.0.1", 0), Handler) for _ in range(2))
+thread = threading.Thread(target=first.serve_forever)
+thread.start()
+if not endless_py.state()["generation"]:
+    second.serve_forever()
+thread.join()
+"""
+
+
+def test_new_code_that_serves_one_of_two_finishes_its_requests_when_it_is_given_up(tmp_path):
+    (tmp_path / "code").write_text(HALF)
+    with Program("custom.py", tmp_path) as program:
+        pid = program.wait_serving(0, 2)
+        os.kill(pid, signal.SIGHUP)
+        found = program.wait(r"\[(\d+)\] generation 1: serves tcp .*:(\d+);")
+        new, port = int(found[1]), int(found[2])
+        deadline = Deadline(TIMEOUT)
+        while all(server["accepting"] for server in state_of(pid, deadline)["servers"]):
+            deadline.pause()
+        client = connect(port)
+        client.request("GET", "/slow")
+        program.wait(rf"\[{new}\] .*SIGTERM; finishing 1 request")
+        (tmp_path / "go").touch()
+        assert client.getresponse().read().decode() == f"1 {new} {new} end"
+        program.wait(r"reload failed: .*\(it was not ready within 3 s\)")
+        program.wait_alone(pid)
+        assert get(port) == f"0 {pid} {pid} end"
+        program.stop(pid)

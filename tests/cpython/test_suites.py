@@ -1,0 +1,55 @@
+"""What CPython's own tests of the four modules pass on its classes, they pass on this package's."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SUITES = ("test_socketserver", "test_httpservers", "test_wsgiref", "test_xmlrpc")
+# Each of these looks at a detail of the library's source, not at what it does.
+EXCUSED: dict[str, str] = {}
+
+
+@functools.lru_cache
+def outcomes(suite: str, swap: str) -> dict[str, tuple[str, str]]:
+    command = [sys.executable, str(Path(__file__).parent / "suites.py"), suite, swap]
+    done = subprocess.run(
+        command,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"test"')]
+    assert lines, done.stdout + done.stderr
+    return {line["test"]: (line["outcome"], line["text"]) for line in lines}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("test.test_socketserver") is None,
+    reason="this interpreter was installed without CPython's tests",
+)
+@pytest.mark.parametrize("swap", ["names", "library"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_the_originals_pass(suite, swap):
+    original, found = outcomes(suite, "nowhere"), outcomes(suite, swap)
+    passed = {test for test, (outcome, _) in original.items() if outcome == "passed"}
+    assert passed
+    problems = [
+        f"{test}: {found.get(test, ('not run', ''))}"
+        for test in sorted(passed)
+        if found.get(test, ("not run",))[0] != "passed" and test not in EXCUSED
+    ]
+    assert not problems, "\n".join(problems).replace("\\n", "\n")
+    print(f"{suite}, {swap}: {len(passed)} passed")
