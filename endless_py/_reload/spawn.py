@@ -43,7 +43,7 @@ class Spawn:
     def keeps_pid(self) -> bool:
         """Whether the next reload keeps the pid; logged when it is first known."""
         process = self._process
-        settings = [getattr(s.server, "keep_pid", "auto") for s in process.listeners.all]
+        settings: list[Any] = [getattr(s.server, "keep_pid", "auto") for s in process.listeners.all]
         keeps, why = detect.decide(settings, self._supervisor.notifier.enabled)
         said, self._said = self._said, keeps
         if keeps is not said and (said is not None or process.predecessors.parent is None):

@@ -86,13 +86,6 @@ class GracefulMixIn:
     ready_on_serve = True
     pid_file: Union[str, os.PathLike[str], None] = None
 
-    # Provided by the class to the right.
-    socket: Any
-    server_address: Any
-    RequestHandlerClass: Any
-    active_children: Any
-    max_children: int
-
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         order = cls.__mro__
@@ -109,10 +102,12 @@ class GracefulMixIn:
         if std is not None and getattr(cls, "collect_children", None) is std:
             cls.collect_children = forking.collect  # type: ignore[attr-defined]
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        platform.require()
-        settings.check(self, GracefulMixIn)
-        super().__init__(*arguments, **keywords)
+    if not TYPE_CHECKING:  # checkers see the constructor of the class to the right
+
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            platform.require()
+            settings.check(self, GracefulMixIn)
+            super().__init__(*arguments, **keywords)
 
     _listener = _Record()
 
@@ -137,11 +132,12 @@ class GracefulMixIn:
 
     # -- the listener -----------------------------------------------------
 
-    def server_bind(self) -> None:
+    def server_bind(self: Any) -> None:
         """Bind, or adopt the predecessor's listener for the same address."""
         platform.require()
         process.current.dry_start.end_here()
-        self.socket = ListenerSocket.wrap(self.socket, process.current.received)
+        server = self  # by another name, so that checkers do not take it for the class's own
+        server.socket = ListenerSocket.wrap(self.socket, process.current.received)
         super().server_bind()  # type: ignore[misc]
         if self.socket.family != getattr(socket, "AF_UNIX", None) and (
             self.socket.type == socket.SOCK_STREAM
@@ -180,7 +176,7 @@ class GracefulMixIn:
             done.set()
         self._raise_interrupt()
 
-    def handle_request(self) -> None:
+    def handle_request(self: Any) -> None:
         """Handle one request, as socketserver's; raises SystemExit once the process is drained.
 
         A loop around this method could not know otherwise that it is over.
@@ -193,7 +189,7 @@ class GracefulMixIn:
             self._raise_interrupt()
             raise SystemExit(0)
         if not handled:
-            self.handle_timeout()  # type: ignore[attr-defined]
+            self.handle_timeout()
 
     @staticmethod
     def _raise_interrupt() -> None:
@@ -205,7 +201,7 @@ class GracefulMixIn:
 
     # -- one request ------------------------------------------------------
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
+    def finish_request(self: Any, request: Any, client_address: Any) -> None:
         """As socketserver's, with a handler class that knows about the drain."""
         given = self.RequestHandlerClass
         prepared = self._listener.prepared
@@ -216,13 +212,14 @@ class GracefulMixIn:
         else:
             prepared[1](request, client_address, self)
 
-    def _prepare(self, given: Any) -> tuple[Any, Any]:
+    def _prepare(self: Any, given: Any) -> tuple[Any, Any]:
         handler = http.prepare(given)
         finish = getattr(super().finish_request, "__func__", None)  # type: ignore[misc]
         if finish is socketserver.BaseServer.finish_request:
             prepared: tuple[Any, Any] = (given, handler)
         else:  # a class to the right has one of its own, which makes its handlers itself
-            self.RequestHandlerClass = handler
+            server = self  # see server_bind()
+            server.RequestHandlerClass = handler
             prepared = (handler, None)
         self._listener.prepared = prepared
         return prepared

@@ -17,7 +17,14 @@ from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional, Sequence
+    from socketserver import BaseRequestHandler
+    from typing import Any, Callable, Optional, Sequence, Union
+
+    Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+    Password = Union[str, bytes, bytearray, Callable[[], Union[str, bytes, bytearray]]]
+    Host = Union[str, bytes, bytearray]
+    Address = Union[tuple[Host, int], tuple[Host, int, int, int]]
+    Handlers = Callable[[Any, Any, Any], BaseRequestHandler]
 
 
 class TLSMixIn:
@@ -34,13 +41,13 @@ class TLSMixIn:
 
     def __init__(
         self,
-        server_address: Any,
-        RequestHandlerClass: Any,
+        server_address: Address,
+        RequestHandlerClass: Handlers,
         bind_and_activate: bool = True,
         *,
-        certfile: Any,
-        keyfile: Any = None,
-        password: Any = None,
+        certfile: Path,
+        keyfile: Optional[Path] = None,
+        password: Optional[Password] = None,
         alpn_protocols: Optional[Sequence[str]] = None,
     ) -> None:
         """Raises OSError (ssl.SSLError is one) for a certificate or key that cannot be used."""

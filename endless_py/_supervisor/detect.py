@@ -7,9 +7,9 @@ from contextlib import suppress
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Union
+    from typing import Any, Literal, Union
 
-    Setting = Union[bool, str]
+    Setting = Union[bool, Literal["auto"]]
 
 _WATCHERS = ("runsv", "s6-supervise", "supervise")
 # Each ends when the one process that it started does, and the container ends with it.
