@@ -9,12 +9,13 @@ import socket
 from endless_py._reload import process
 from endless_py._reload.base import Order
 from endless_py._reload.hooks import DRAINED, DRAINING, READY
+from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import ForeignListener
 from endless_py._reload.machine import Event
 from endless_py._reload.settings import check as check_settings
 from endless_py._reload.settings import nearest
 from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP
-from endless_py._sockets.listener import ListenerSocket
+from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
 from endless_py._support import platform
 
@@ -144,35 +145,36 @@ def listen(
     classes. Raises OSError, PidFileError, ValueError for what one of them cannot be.
     """
     platform.require()
-    process.current.dry_start.end_here()
     if family is None:
         family = _family(address)
-    listener = ListenerSocket.wrap(socket.socket(family, type), process.current.received)
+    owner = _Owner(backlog, settings)
+    record = ForeignListener(owner, on_drain, on_resume)
+    keeper = ListenerKeeper(process.current, record, lambda: None)
+    listener = owner.socket = ListenerSocket.wrap(socket.socket(family, type), keeper)
     try:
-        owner = _Owner(listener, backlog, settings)
         if listener.family != getattr(socket, "AF_UNIX", None):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         if type == socket.SOCK_STREAM:
             listener.listen(backlog)
         listener.setblocking(False)
-        record = ForeignListener(owner, on_drain, on_resume)
-        record.binding = listener.binding
-        process.current.add(record)
     except BaseException:
+        process.current.remove(record)
         listener.close()
         raise
-    process.current.readiness.say_adopted(record)
-    descriptor = os.dup(listener.fileno())
-    given = ForeignSocket(family, type, fileno=descriptor)
-    given._record = record
-    return given
+    return ForeignSocket.of(listener, record)
 
 
-class ForeignSocket(socket.socket):
+class ForeignSocket(ListenerSocket):
     """What `listen()` gives: a listener, which can say for itself that it has drained."""
 
     _record: ForeignListener
+
+    @classmethod
+    def of(cls, listener: ListenerSocket, record: ForeignListener) -> ForeignSocket:
+        given: ForeignSocket = listener.dup(cls)
+        given._record = record
+        return given
 
     def drained(self) -> None:
         """Say that what was accepted on this listener has finished, where the program does not end.
@@ -190,9 +192,9 @@ class _Owner:
     ready_timeout: Optional[float] = 60.0
     keep_pid: detect.Setting = "auto"
     pid_file: Any = None
+    socket: ListenerSocket
 
-    def __init__(self, listener: ListenerSocket, backlog: int, settings: dict[str, Any]) -> None:
-        self.socket = listener
+    def __init__(self, backlog: int, settings: dict[str, Any]) -> None:
         self.request_queue_size = backlog
         for name, value in settings.items():
             if not hasattr(_Owner, name):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from contextlib import suppress
 
 from endless_py._control.client import Deadline, connect
-from endless_py._control.socket import PREFIX, private_folder
+from endless_py._control.socket import folders, is_private
 from endless_py._handoff.greeting import Greeting, variable_in_place
 from endless_py.exceptions import EndlessError
 
@@ -27,16 +26,14 @@ _EACH = 2.0  # seconds for each process to answer in
 
 
 def _pids() -> list[int]:
-    """Return the processes that can be asked."""
+    """Return the processes of this user that can be asked."""
     names: list[str] = []
-    with suppress(OSError):
-        if sys.platform.startswith("linux"):
-            with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-                names = re.findall(rf" @{PREFIX}(\d+)/[0-9a-f]+$", file.read(), re.M)
-        else:
-            folder = os.listdir(private_folder(os.geteuid()))
-            names = [name[:-5] for name in folder if re.fullmatch(r"\d+\.sock", name)]
-    return sorted({int(name) for name in names} - {os.getpid()})
+    uid = os.geteuid()
+    for folder in folders(uid):
+        with suppress(OSError):
+            names += os.listdir(folder) if is_private(folder, uid) else []
+    found = {int(name[:-5]) for name in names if re.fullmatch(r"\d+\.sock", name)}
+    return sorted(found - {os.getpid()})
 
 
 def ask(listener: Binding) -> Optional[Greeting]:

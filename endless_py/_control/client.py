@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 
-from endless_py._control.socket import PREFIX, private_folder
+from endless_py._control.socket import folder_pattern, folders
 from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
@@ -141,21 +141,17 @@ class Client:
 
 def addresses(pid: int) -> list[str]:
     """Return where the process may listen."""
-    if sys.platform.startswith("linux"):
-        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-            found = re.findall(rf" @({PREFIX}{pid}/[0-9a-f]+)$", file.read(), re.M)
-        return sorted({f"\0{name}" for name in found})
-    uids = [os.geteuid()]
-    if not uids[0]:  # root may ask everybody's
-        with suppress(OSError):
-            folder = os.path.dirname(private_folder(0, make=True))
-            names = (re.fullmatch(r"endless_py-(\d+)", name) for name in os.listdir(folder))
-            uids = [int(name[1]) for name in names if name]
-    addresses = []
-    for uid in uids:
-        with suppress(OSError):
-            addresses.append(os.path.join(private_folder(uid), f"{pid}.sock"))
-    return addresses
+    if not sys.platform.startswith("linux"):
+        uids = range(1 << 16) if not os.geteuid() else [os.geteuid()]  # root may ask everybody's
+        found = [os.path.join(f, f"{pid}.sock") for uid in uids for f in folders(uid)]
+        return [path for path in found if os.path.exists(path)]
+    # As the process sees itself and its files, which may be a container's.
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        inside = re.search(r"^NSpid:.*?(\d+)$", file.read(), re.M)
+    with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="replace") as file:
+        name = rf"{folder_pattern()}/{inside[1] if inside else pid}\.sock"
+        paths = re.findall(rf" (/(?:.*/)?{name})$", file.read(), re.M)
+    return [f"/proc/{pid}/root{path}" for path in dict.fromkeys(paths)]
 
 
 def is_alive(pid: int) -> bool:
@@ -176,17 +172,28 @@ def is_alive(pid: int) -> bool:
 
 
 def _try_connect(pid: int, deadline: Deadline, descriptors: int) -> Optional[Client]:
-    for address in addresses(pid):
+    try:
+        places = addresses(pid)
+    except OSError:
+        return None
+    for address in places:
         sock = keep_socket_off_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
-            left = deadline.remaining()
-            sock.settimeout(5.0 if left is None else min(5.0, left))
-            sock.connect(address)
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(address)
+                    break
+                except BlockingIOError:  # many ask at once: its queue is full just now
+                    deadline.pause()
             found = peer(sock)
             if found is None or found[0] == pid:  # else another process has this name
                 return Client(pid, sock, deadline, descriptors)
         except OSError:
             pass
+        except TimedOut:
+            sock.close()
+            raise
         sock.close()
     return None
 
@@ -198,22 +205,17 @@ def connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Client:
     client = _try_connect(pid, deadline, descriptors)
     if client is None:
         raise Unanswered(
-            _elsewhere(pid)
-            or f"process {pid} does not serve with endless_py (or does not serve yet)"
+            f"process {pid} does not serve with endless_py (or does not serve yet){_elsewhere(pid)}"
         )
     return client
 
 
 def _elsewhere(pid: int) -> str:
-    """Return why a process cannot be asked from here that runs in a container; else ""."""
-    with suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            inner = re.findall(r"^NSpid:.*\t(\d+)$", file.read(), re.M)
-        for kind in ("pid", "net"):
+    """Return what to try with a process of a container; nothing for any other."""
+    with suppress(OSError):
+        for kind in ("pid", "net", "mnt"):
             if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
-                there = f", where it is pid {inner[0]}" if inner and int(inner[0]) != pid else ""
-                where = f"in a container (another {kind} namespace)"
-                return f"process {pid} runs {where}; ask inside it{there}"
+                return "; it seems to be in a container: ask inside that one, or as root"
     return ""
 
 

@@ -1,8 +1,9 @@
 """What other processes of the same user (or root) may ask this one: a Unix socket of its own.
 
-The commands of `python -m endless_py` are the clients (see `commands`). On Linux the socket has
-an abstract name, "endless_py/PID/RANDOM": nobody can occupy it beforehand, and /proc/net/unix
-lists it. Elsewhere it is PID.sock in a folder that only its user can enter.
+The commands of `python -m endless_py` are the clients (see `commands`). The socket is PID.sock in a
+folder that only its user can enter, so no stranger can fill its queue, and whoever shares nothing
+but the network with this process does not reach it. A name in Linux's abstract namespace, which
+belongs to the network, would be open to both (CVE-2020-15257 was that).
 
 A request is one message of a channel, so is every answer, and none has descriptors; the
 conversation lasts until the client has what it wants, or this process ends.
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
 
     Answer = Callable[["Conversation", dict[str, Any]], None]
 
-PREFIX = "endless_py/"
+_NAME = "endless_py"  # of the folder; what follows it is the user's id
 MAX_REQUEST = 1024  # bytes of JSON
-_MAX_CONVERSATIONS = 8
+_MAX_CONVERSATIONS = 64
 _MAX_UNSENT = 65536  # bytes of answers that a client may leave unread, beside the kernel's buffer
 _SILENCE = 10.0  # seconds a client has to send its request
+_STALE_AFTER = 60.0  # seconds that a socket is there before it may be called stale
+_MAX_STALE = 200  # sockets that are looked at
 _PAUSE = 0.1  # seconds until clients are accepted again when there is no descriptor for one
 
 
@@ -127,19 +130,16 @@ class ControlSocket:
         if kept is not None:
             with suppress(OSError):
                 sock = socket.socket(fileno=kept)
-                self._path = str(sock.getsockname()) * (not sys.platform.startswith("linux"))
+                self._path = str(sock.getsockname())
                 self._socket = sock
                 return
         sock = keep_socket_off_standard_streams(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
-            if sys.platform.startswith("linux"):
-                sock.bind(f"\0{PREFIX}{os.getpid()}/{os.urandom(6).hex()}")
-            else:
-                path = os.path.join(private_folder(os.geteuid(), make=True), f"{os.getpid()}.sock")
-                with suppress(OSError):
-                    os.unlink(path)
-                sock.bind(path)
-                self._path = path
+            path = os.path.join(_make_folder(), f"{os.getpid()}.sock")
+            with suppress(OSError):
+                os.unlink(path)
+            sock.bind(path)
+            self._path = path
             sock.listen(_MAX_CONVERSATIONS)
             sock.setblocking(False)
         except BaseException:
@@ -227,15 +227,57 @@ def may_ask(sock: socket.socket) -> bool:
     return found is None or found[1] in (0, os.geteuid())
 
 
-def private_folder(uid: int, make: bool = False) -> str:
-    """Return the folder of a user's sockets; raises OSError when others could have made it."""
-    import tempfile  # takes long to import, and Linux does not come here
+def folder_pattern() -> str:
+    """Return a regular expression for the folders' names."""
+    return rf"{_NAME}-\d+(?:-[0-9a-f]+)?"
 
-    path = os.path.join(tempfile.gettempdir(), f"endless_py-{uid}")
-    if make:
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid or status.st_mode & 0o077:
-        raise PermissionError(1, "not a folder that only its user can enter", path)
-    return path
+
+def folders(uid: int) -> list[str]:
+    """Return where a user's sockets are to be, the first choice first."""
+    found = [os.environ.get("TMPDIR") or "/tmp", "/tmp"]
+    if uid == 0 and sys.platform.startswith("linux"):
+        found.insert(0, "/run")
+    return [os.path.join(parent, f"{_NAME}-{uid}") for parent in found if len(parent) < 60]
+
+
+def is_private(path: str, uid: int) -> bool:
+    """Whether this is a folder of that user's which nobody else can enter."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o077
+
+
+def _make_folder() -> str:
+    """Return a folder that only this user can enter; raises OSError when there can be none."""
+    uid, problem = os.geteuid(), None
+    wanted = folders(uid)
+    # Another user may have made what has the name: then it is one that nobody can know before.
+    for path in [*wanted, f"{wanted[-1]}-{os.urandom(6).hex()}"]:
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        except OSError as error:
+            problem = error
+        if is_private(path, uid):
+            _remove_stale(path)
+            return path
+    raise problem or PermissionError(1, "not a folder that only its user can enter", path)
+
+
+def _remove_stale(folder: str) -> None:
+    """Remove the sockets of processes that were killed."""
+    with suppress(OSError):
+        for name in os.listdir(folder)[:_MAX_STALE]:
+            path = os.path.join(folder, name)
+            if time.time() - os.lstat(path).st_mtime < _STALE_AFTER:
+                continue  # it may not listen yet
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+                except OSError:
+                    pass

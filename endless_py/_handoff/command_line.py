@@ -18,26 +18,29 @@ class CommandLine:
         self.arguments = arguments
         self.directory = directory
 
-    def locate(self, environment: dict[str, str]) -> tuple[str, str]:
-        """Return the interpreter to start and the directory to start it in, and set $PWD so.
+    def locate(self, environment: dict[str, str]) -> tuple[str, str, list[str]]:
+        """Return the interpreter to start, the directory to start it in, and the arguments.
 
-        Raises OSError when there is nothing to start.
+        $PWD is set to the directory. Raises OSError when there is nothing to start.
         """
         if not self.arguments:
             raise OSError("the command line of this process is not known on this platform")
         directory = self.directory if os.path.isdir(self.directory) else "/"
         if self.directory:
             environment["PWD"] = directory
-        executable = self.executable
-        if os.sep in executable:
-            full = os.path.join(directory, executable)
-            if not os.path.exists(full):
-                raise FileNotFoundError(2, "the interpreter is not there", full)
-        else:
+        executable, first = self.executable, self.arguments[0]
+        if os.sep not in first:
             import shutil  # takes long to import; few are started by a bare name
 
-            executable = shutil.which(executable) or executable
-        return executable, directory
+            # Found afresh, and by the next generation again: it may lead elsewhere by now.
+            found = shutil.which(first, path=environment.get("PATH"))
+            executable, first = (found, first) if found else (executable, executable)
+        else:
+            first = executable
+        if os.sep in executable and not os.path.exists(full := os.path.join(directory, executable)):
+            raise FileNotFoundError(2, "the interpreter is not there", full)
+        # The first argument tells the interpreter where its virtual environment is.
+        return executable, directory, [first, *self.arguments[1:]]
 
 
 def original_arguments() -> list[str]:
@@ -98,32 +101,3 @@ def capture() -> CommandLine:
         # resolves symlinks; the word that was typed is found afresh.
         executable = arguments[0]
     return CommandLine(executable, arguments, _logical_directory(arguments))
-
-
-def start(
-    command: CommandLine,
-    environment: dict[str, str],
-    descriptor: int,
-    stderr: Optional[int] = None,
-) -> int:
-    """Start `command` again with one inherited descriptor and return its pid.
-
-    The spawn is vfork-style from 3.10 on.
-
-    stderr is a descriptor that is to be its standard error, None for this process's.
-
-    Raises OSError when it cannot be started.
-    """
-    import subprocess  # late, as only a reload needs it
-
-    executable, directory = command.locate(environment)
-    # argv[0] tells the interpreter where its virtual environment is.
-    process = subprocess.Popen(
-        [executable, *command.arguments[1:]],
-        env=environment,
-        cwd=directory,
-        pass_fds=(descriptor,),
-        stderr=stderr,
-    )
-    process.returncode = 0  # it outlives this process by design: subprocess is not to wait for it
-    return process.pid

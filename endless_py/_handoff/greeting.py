@@ -56,6 +56,11 @@ def send(
         )
 
 
+def variable(descriptor: int) -> str:
+    """Return the handoff variable for a process that this one starts."""
+    return f"{descriptor}:{os.getpid()}"
+
+
 def variable_in_place(descriptors: list[int], bridge: int, children: Iterable[int]) -> str:
     """Return the handoff variable for new code that takes this process's place.
 
@@ -77,7 +82,7 @@ class Greeting:
         Raises ChannelError with one clear sentence when the variable is not good.
         """
         number, self.control, peer, self.children = _parse(variable)
-        self.in_place = ":" in variable  # this process had the same pid before
+        self.in_place = variable.count(":") > 1  # this process had the same pid before
         self.listeners: list[tuple[Binding, int]] = []
         self.files: dict[str, int] = {}
         self._descriptors: list[int] = []
@@ -94,7 +99,10 @@ class Greeting:
             # Pids of generations before the predecessor that may still matter.
             self.older = set(body.get("older", []))
             self.orphaned = bool(body.get("orphaned"))
-            if not is_number(self.generation) or not all(map(is_number, self.older)):
+            # The signals that the first generation was started with blocked.
+            self.blocked = set(body.get("blocked", []))
+            numbers = [self.generation, *self.older, *self.blocked]
+            if not all(map(is_number, numbers)):
                 raise ValueError("no numbers of generations")
         except (ChannelClosed, KeyError, TypeError, ValueError, IndexError) as error:
             self._give_up()
@@ -160,7 +168,7 @@ def _parse(variable: str) -> tuple[int, Optional[int], int, list[int]]:
     """
     import re  # late, as only a reload needs it
 
-    pattern = r"(\d{1,7})(?:(?:,(\d{1,7}))?:(\d{1,10}):((?:\d{1,10}(?:,\d{1,10})*)?))?"
+    pattern = r"(\d{1,7})(?:(?:,(\d{1,7}))?:(\d{1,10})(?::((?:\d{1,10}(?:,\d{1,10})*)?))?)?"
     found = re.fullmatch(pattern, variable, re.A)
     if found is None:
         raise ChannelError(f"{variable[:40]!r} is not a descriptor's number")

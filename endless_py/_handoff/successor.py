@@ -7,20 +7,22 @@ sent to the process, which keeps it open across the exec.
 
 from __future__ import annotations
 
-import signal
 import socket
 import time
 
-from endless_py._handoff import command_line, greeting
+from endless_py._handoff import greeting, starter
 from endless_py._handoff.channel import Channel, Message
 from endless_py._handoff.child import Child
 from endless_py._sockets.listener import Binding
-from endless_py._support import faults, sigmask
+from endless_py._support import faults
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Optional
+    from typing import Any, Optional
+
+    from endless_py._handoff.command_line import CommandLine
+    from endless_py._handoff.started import Started
 
 # A process closes its descriptors a little before it can be reaped.
 _EXIT_GRACE = 1.0
@@ -62,30 +64,39 @@ class Successor:
 
     def start(
         self,
-        command: command_line.CommandLine,
+        command: CommandLine,
         environment: dict[str, str],
-        hold: Iterable[int],
+        started: Started,
+        hold: set[int],
         stderr: Optional[int] = None,
     ) -> None:
-        """Start its process. Raises OSError when that cannot be.
+        """Start its process, as this one was started. Raises OSError when that cannot be.
 
         hold are signals that wait until it has its handlers, stderr a descriptor to be its
         standard error (None: the same as ours).
         """
-        environment[greeting.VARIABLE] = str(self._its.fileno())
         try:
-            mask = sigmask.block(hold)
-            try:
-                pid = command_line.start(command, environment, self._its.fileno(), stderr)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            closed = started.descriptors()[1]
+            self._its = socket.socket(fileno=starter.keep_off(self._its.detach(), closed))
+            channel = self._its.fileno()
+            environment[greeting.VARIABLE] = greeting.variable(channel)
+            start = command, environment, channel, started, hold, self.bridge
+            child = starter.start(*start, stderr)
         except BaseException:
             self.close()
             raise
         self._its.close()
-        self.pid = pid
-        self.child = Child(self.pid, self.generation)
+        self.pid, self.child = child.pid, child
+        child.generation = self.generation
         faults.at("spawn")
+
+    def begun(self, wait: bool = False) -> bool:
+        """Whether its own pid is known; until then it is that of who starts it."""
+        if self.child is None or self.child.begun:
+            return True
+        begun = self.child.begin(wait)
+        self.pid = self.child.pid
+        return begun
 
     def become(self, pid: int, carrier: Channel, body: dict[str, Any]) -> None:
         """Let that process become it: `body`, and its end of the channel, go over the carrier."""
@@ -94,6 +105,12 @@ class Successor:
         self._carrier = carrier
         carrier.send(body, (self._its.fileno(),))
         self._close_its_end()
+
+    def in_forked_child(self) -> None:
+        """It is no forked child's."""
+        self.channel.close()
+        if self.child is not None:
+            self.child.let_go()
 
     def take_end(self) -> int:
         """Return the descriptor of its end, for a process that is to become it by an exec."""

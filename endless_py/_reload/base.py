@@ -6,6 +6,7 @@ import os
 from collections import deque
 
 from endless_py._handoff.child import Children
+from endless_py._handoff.started import Started
 from endless_py._reload.driver import Driver, Retries
 from endless_py._reload.hooks import Hooks
 from endless_py._reload.listeners import Listeners
@@ -54,6 +55,7 @@ class BaseProcess:
     """This process, as its steps see it. They reach each other through the machine's table."""
 
     def __init__(self) -> None:
+        self.started = Started()  # before anything else: what it was started with
         self.generation = 0
         self.bridge = False
         self.orphaned = False  # it was a bridge, or comes from one, and the kept pid is lost
@@ -63,7 +65,7 @@ class BaseProcess:
         self.left_orders: deque[Order] = deque()
         self.owed: dict[str, str] = {}  # orders that wait for a state: their kind, who asked
         self.hooks = Hooks(self.log)
-        self.signals = Signals(self.on_signal, self.log)
+        self.signals = Signals(self.on_signal, self.log, self.started)
         self.listeners = Listeners()
         self.children = Children()
         self.predecessors = Predecessors(self.children)

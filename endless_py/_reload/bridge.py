@@ -83,9 +83,9 @@ class Bridge:
         timeout = process.listeners.ready_timeout()
         try:
             with self._spawn.fork_lock:
-                self._rehearsal = Rehearsal(
-                    self._spawn.command, self._spawn.environment(bridge=True), timeout
-                )
+                environment = self._spawn.environment(bridge=True)
+                start = self._spawn.command, environment, process.started
+                self._rehearsal = Rehearsal(*start, timeout)
         except OSError as error:
             self._put_off(f"it cannot be started: {error}")
             return

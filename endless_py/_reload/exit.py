@@ -14,7 +14,7 @@ from endless_py._reload.base import BaseProcess
 from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
 from endless_py._reload.reexec import Reexec
-from endless_py._reload.signals import as_if_not_there
+from endless_py._reload.signals import CALL, as_if_not_there
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
 from endless_py._support import faults, log
@@ -172,12 +172,15 @@ class ExitWatch:
         self.ends_main = False  # the next signal of ours raises SystemExit in the main thread
 
     def begin(self, stop_signal: Optional[int], loops: set[Optional[int]]) -> None:
-        """Start watching; stop_signal is what ended the process, loops the threads of servers."""
+        """Start watching; stop_signal is what ended the process, loops the threads of servers.
+
+        Without one the new code has taken over, and this program is over as well.
+        """
         now = time.monotonic()
         self._name_at = now + _NAME_AFTER
         main = _main_frame()
-        if stop_signal is not None and main and threading.main_thread().ident not in loops:
-            self._number = signal.Signals(stop_signal)
+        if main and threading.main_thread().ident not in loops:
+            self._number = signal.Signals(stop_signal or getattr(signal, CALL))
             self._main_at, self._main_was = now + _MAIN_STUCK_AFTER, _where(main)
 
     def deadline(self) -> Optional[float]:

@@ -78,6 +78,7 @@ class Inherit:
         process.received.waiting = found.listeners
         process.children.orphans = [Child(pid) for pid in found.children]
         process.signals.ignored_hup = found.ignores_terminal
+        process.started.blocked = found.blocked
         self._supervisor.in_charge = found.in_place
         self._supervisor.ours |= process.predecessors.older
 
@@ -87,6 +88,7 @@ class Inherit:
         for problem in problems:
             self._process.log(log.WARNING, f"socket activation: {problem}; it is ignored")
         self._process.received.waiting += listeners
+        self._process.started.note_descriptors()  # those that are left are for the program
 
     def say_unused(self) -> None:
         """All servers serve: what a service manager has passed for none of them is named."""

@@ -86,8 +86,6 @@ class Listener:
         self.entered = False  # its loop runs, or its program has said ready
         self.ready = False  # it serves, and the predecessor knows
         self.unchecked = False  # entered while another thread runs the program's checks
-        # The server's RequestHandlerClass, and what is called in its place (None: its own way).
-        self.prepared: tuple[Any, Any] = (None, None)
         self.shutdown_requested = False
         self.steady = False  # its loop never runs what may take long
         self.in_accept = False
@@ -159,6 +157,13 @@ class Listener:
             return int(server.fileno()) if server is not None else -1
         except (OSError, AttributeError, ValueError):
             return -1
+
+    def settle(self) -> None:
+        """This process decides over the socket from now on; see `keeper`."""
+        sock = getattr(self._server(), "socket", None)
+        keeper = getattr(sock, "keeper", None)
+        if keeper is not None:
+            keeper.settle(sock)
 
     def wake(self) -> None:
         """Have its loop look around."""

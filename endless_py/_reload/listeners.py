@@ -153,11 +153,7 @@ class Listeners:
             if listener.closing:
                 continue
             listener.owns_path = True
-            server = listener.server
-            if listener.binding is None or listener.binding.kind != socket.SOCK_STREAM:
-                continue
-            with suppress(OSError, AttributeError):  # the successor may have set its own backlog
-                server.socket.listen(server.request_queue_size)
+            listener.settle()  # the successor may have set its own backlog and options
 
     # -- forks ------------------------------------------------------------
 

@@ -51,6 +51,9 @@ class Orders:
         if number == getattr(signal, CALL):
             if process.listeners.cutting_inline():
                 raise HandlerCut
+            if self._exit.watch.ends_main:
+                self._exit.watch.ends_main = False
+                raise SystemExit(0)
             process.called = True
             process.wake()
             return

@@ -112,7 +112,7 @@ class ServerProcess(BaseProcess):
         self.forks.watch()
         self.supervisor.know(listener.server)
         self.listeners.add(listener)
-        self._install_signals()
+        self._install_signals(first=len(self.listeners.all) == 1)
 
     def remove(self, listener: Listener) -> None:
         """Forget a server that was closed; the last one gives the signals back."""
@@ -187,9 +187,9 @@ class ServerProcess(BaseProcess):
 
     # -- signals ----------------------------------------------------------
 
-    def _install_signals(self) -> None:
+    def _install_signals(self, first: bool = False) -> None:
         if not platform.missing():
-            self.signals.install()
+            self.signals.install(first)
             if self.orders.terminal is None:
                 self.orders.terminal = Terminal()
 
@@ -231,6 +231,7 @@ class ServerProcess(BaseProcess):
         self.supervisor.check()
 
     def _look_at_successor(self) -> None:
+        self.spawn.look()
         self.hear_successor.step()
         self.readiness.check()
         self.resume.check()
@@ -254,9 +255,8 @@ class ServerProcess(BaseProcess):
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors whose events should lead to a step."""
-        channels = self._channels()
-        found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in channels}
-        found[self.signals.fileno()] = READ
+        found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in self._channels()}
+        found[self.signals.fileno()] = found[self.spawn.watched()] = READ
         found.update(self.answers.control.watched())
         found.update(self.report.watched())
         found.update(self.inherit.watched())
@@ -333,9 +333,9 @@ class ServerProcess(BaseProcess):
             self.report.in_forked_child()
         self.predecessors.in_forked_child()
         if self.living_successor is not None:
-            self.living_successor.channel.close()
+            self.living_successor.in_forked_child()
         self.successor = None
-        self.children.leaving = []
+        self.children.in_forked_child()
         if self.listeners.all:  # else it becomes a daemon, and will be what is served
             self.supervisor.in_forked_child()
         if served is None:

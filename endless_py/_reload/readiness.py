@@ -81,6 +81,7 @@ class Readiness:
         self._inherit.restore_error_output()
         parent, orders = process.predecessors.living_parent(), self._orders()
         for listener in said:
+            listener.settle()
             if process.machine.accepting:
                 listener.move("ready")
             listener.wake()

@@ -10,8 +10,8 @@ import os
 import sys
 from contextlib import suppress
 
-from endless_py._handoff.command_line import CommandLine
 from endless_py._handoff.greeting import VARIABLE, variable_in_place
+from endless_py._handoff.starter import keep_off
 from endless_py._handoff.successor import Successor
 from endless_py._reload.answers import Answers
 from endless_py._reload.base import BaseProcess
@@ -22,7 +22,7 @@ from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Callable, Optional
 
     from endless_py._handoff.channel import Message
     from endless_py._sockets.listener import Binding
@@ -78,6 +78,7 @@ class Reexec:
         """Start the program anew in this process, as the interpreter's last act."""
         process, bridge = self._process, self._process.successor
         environment = self._spawn.environment(bridge=False)
+        same, closed = process.started.descriptors()
         way_back, peer = self._way_back, os.getpid()
         keep: list[int] = []
         if bridge is not None and way_back is not None:
@@ -90,13 +91,15 @@ class Reexec:
             children = [*process.children.orphans, *process.children.leaving]
             if bridge is not None and bridge.child is not None:
                 children.append(bridge.child)
-            living = {child.pid for child in children if child.status is None}
+            living = {p for c in children if c.status is None for p in (c.pid, c.watcher) if p}
             # Who asks this pid meanwhile waits in the socket's queue until the new code answers.
             control = self._answers.control.keep_for_exec()
-            keep = [way_back] if control is None else [way_back, control]
+            keep = [keep_off(n, closed) for n in (way_back, control) if n is not None]
             environment[VARIABLE] = variable_in_place(keep, peer, living)
         try:
-            ExecAtExit(self._spawn.command, environment, keep)
+            located = self._spawn.command.locate(environment)
+            back = process.started.go_back(process.signals.roles)
+            ExecAtExit(located, environment, back, (same.union(keep), closed))
         except OSError as error:
             process.log(log.ERROR, f"cannot start anew in place: {error}; this process ends")
             return
@@ -120,14 +123,23 @@ class ExecAtExit:
     _NAME = "_endless_py_exec_at_exit"
 
     def __init__(
-        self, command: CommandLine, environment: dict[str, str], descriptors: list[int]
+        self,
+        located: tuple[str, str, list[str]],
+        environment: dict[str, str],
+        back: list[Callable[[], object]],
+        numbers: tuple[set[int], set[int]],
     ) -> None:
-        self._executable, self._directory = command.locate(environment)
-        self._arguments = [self._executable, *command.arguments[1:]]
+        """located is what and where to start, back what is to be done before.
+
+        numbers are those of descriptors that are passed on, and those that lead to nowhere.
+        """
+        self._executable, self._directory, self._arguments = located
         self._environment = environment
-        self._keep = sorted({0, 1, 2, *descriptors})
+        self._back = back
+        self._keep, self._nowhere = sorted({0, 1, 2, *numbers[0]}), numbers[1]
         self._calls = os.chdir, os.set_inheritable, os.closerange, os.execve, os.write
-        self._pid, self._getpid = os.getpid(), os.getpid
+        self._open, self._dup2, self._null = os.open, os.dup2, (os.devnull, os.O_RDWR)
+        self._pid, self._getpid, self._error = os.getpid(), os.getpid, Exception
         vars(sys)[self._NAME] = self
 
     def __del__(self) -> None:
@@ -142,6 +154,17 @@ class ExecAtExit:
                 set_inheritable(descriptor, True)
             for low, high in zip(self._keep, [*self._keep[1:], self._keep[-1] + 65536]):
                 closerange(low + 1, high)
+            if self._nowhere:
+                null = self._open(*self._null)
+                for descriptor in self._nowhere:
+                    self._dup2(null, descriptor)
+                if null in self._nowhere:
+                    set_inheritable(null, True)
+            for step in self._back:
+                try:  # noqa: SIM105  the name of suppress() is gone by now
+                    step()
+                except self._error:
+                    pass
             execve(self._executable, self._arguments, self._environment)
         except BaseException as error:
             write(2, f"endless_py[{self._pid}]: cannot start anew: {error}\n".encode())

@@ -10,8 +10,7 @@ import os
 import time
 from contextlib import suppress
 
-from endless_py._handoff import command_line
-from endless_py._handoff.child import Child
+from endless_py._handoff import starter
 from endless_py._handoff.command_line import CommandLine
 from endless_py._reload import dry_start
 from endless_py._sockets.poller import READ
@@ -21,13 +20,17 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
+    from endless_py._handoff.started import Started
+
 _CLEAN_UP = 5.0  # seconds a program has for its own end after its answer
 
 
 class Rehearsal:
     """One start, which is watched until it has ended."""
 
-    def __init__(self, command: CommandLine, environment: dict[str, str], timeout: float) -> None:
+    def __init__(
+        self, command: CommandLine, environment: dict[str, str], started: Started, timeout: float
+    ) -> None:
         """timeout is in seconds. Raises OSError when the program cannot be started."""
         self._timeout = timeout
         self._ends = time.monotonic() + timeout
@@ -37,8 +40,10 @@ class Rehearsal:
         self._reap_at = self._ends
         try:
             os.set_blocking(self._reader, False)
+            theirs = starter.keep_off(theirs, started.descriptors()[1])
             environment[dry_start.VARIABLE] = f"{theirs}:{self._token}"
-            self.child = Child(command_line.start(command, environment, theirs))
+            self.child = starter.start(command, environment, theirs, started)
+            self.child.begin(wait=True)
         except BaseException:
             self.close()
             raise

@@ -114,9 +114,12 @@ class Report:
         self._supervisor.reloading()
         self._began = time.monotonic()
 
-    def started(self, successor: Successor) -> None:
+    def given(self) -> None:
+        """The successor's process has its ends of what captures its error output."""
         if self._capture is not None:
             self._capture.given()
+
+    def started(self, successor: Successor) -> None:
         self._tell("started", successor)
 
     def ready(self, *_: object) -> None:

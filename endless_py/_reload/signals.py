@@ -10,16 +10,19 @@ import time
 from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
-from endless_py._support import log
+from endless_py._support import log, sigmask
 from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
+    from endless_py._handoff.started import Started
+
     Handler = Callable[[int, Optional[FrameType]], None]
 
 _HANDLER_TIME = 0.05  # seconds after a signal in which its handler should have run
+_MAIN_TIME = 0.2  # seconds that a server's thread waits for the main one to install handlers
 RELOAD, STOP, FORCE = "reload", "stop", "hammer"  # as set_signals() calls them
 _ROLES = {"SIGHUP": RELOAD, "SIGTERM": STOP, "SIGINT": STOP, "SIGUSR2": FORCE}
 # It does nothing to a process that has no use for it. Here it wakes one whose only loop is
@@ -36,9 +39,10 @@ class Signals:
     has not run shortly after, they take the signal in its place.
     """
 
-    def __init__(self, handler: Handler, say: Callable[[int, str], None]) -> None:
+    def __init__(self, handler: Handler, say: Callable[[int, str], None], started: Started) -> None:
         self._handler = handler
         self._say = say
+        self._started = started
         self.roles: dict[int, str] = {
             int(getattr(signal, name)): role
             for name, role in _ROLES.items()
@@ -53,6 +57,12 @@ class Signals:
         self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
         self._taken: set[int] = set()  # taken in the handler's place
         self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
+        self._asked = False  # the main thread, to install them for a server of another one
+        self._call = int(getattr(signal, CALL, 0))
+        main = threading.current_thread() is threading.main_thread()
+        if self._call and main and signal.getsignal(self._call) is signal.SIG_DFL:
+            # It does nothing by default, and can wake a main thread that waits for another one.
+            signal.signal(self._call, self._run)
 
     def first(self, role: str) -> str:
         """Return the name of a signal with this role, without SIG; "" when there is none."""
@@ -81,12 +91,20 @@ class Signals:
         if self._installed:
             self._update()
 
-    def install(self) -> None:
+    def install(self, first: bool = False) -> None:
         """Take over what nobody handles, and say when the program handles a reload signal itself.
 
-        Does nothing in a thread other than the main one, nor a second time.
+        Does nothing a second time, but for the first server. In a thread other than the main one
+        it has that one do it, which may take a moment.
         """
-        if self._installed or threading.current_thread() is not threading.main_thread():
+        if self._installed and not first:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            if not self._installed:
+                self._ask_main_thread()
+            return
+        if self._installed:
+            self._renew()
             return
         self._installed = True
         foreign = self._update()
@@ -99,6 +117,27 @@ class Signals:
             pipe.close()
         if foreign:
             self._say_foreign()
+
+    def _ask_main_thread(self) -> None:
+        ident = threading.main_thread().ident
+        if not self._call or ident is None or signal.getsignal(self._call) != self._run:
+            return
+        self._asked = True
+        signal.pthread_kill(ident, self._call)
+        until = time.monotonic() + _MAIN_TIME
+        while not self._installed and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def _renew(self) -> None:
+        """What the program has set to nothing before its first server is taken over.
+
+        In a successor the handlers are installed earlier, when this package is imported.
+        """
+        ours = {n: was for n, was in self._previous.items() if signal.getsignal(n) == self._run}
+        if len(ours) < len(self._previous):
+            self._previous = ours
+            if self._update():
+                self._say_foreign()
 
     def _say_foreign(self) -> None:
         self._say(
@@ -113,16 +152,23 @@ class Signals:
         for number in self._previous.keys() - wanted:
             self._give_back(number, self._previous.pop(number))
         foreign = False
+        caught = sigmask.caught()
         for number in sorted(wanted - self._previous.keys()):
             before = signal.getsignal(number)
+            if number == self._call and before == self._run:
+                before = signal.SIG_DFL
             unused = [signal.SIG_DFL, signal.default_int_handler]
             if number == signal.SIGHUP:
                 self.ignored_hup = self.ignored_hup or before is signal.SIG_IGN
             if self.roles.get(number) == RELOAD:
                 unused.append(signal.SIG_IGN)  # nohup: there HUP only ever means reload
+            if before is signal.SIG_DFL and number in caught:
+                before = None  # by a handler of C code, such as faulthandler's
             if before in unused:
                 self._previous[number] = before
                 signal.signal(number, self._run)
+                # Held back by who started this process, and not by the program for its sigwait().
+                unblock({number} & self._started.blocked)
             elif self.roles.get(number) == RELOAD:
                 foreign = True
         return foreign
@@ -130,9 +176,13 @@ class Signals:
     def _give_back(self, number: int, before: Any) -> None:
         # == and not "is": each look at a bound method makes a new one
         if signal.getsignal(number) == self._run:
+            block({number} & self._started.blocked)
             signal.signal(number, before)
 
     def _run(self, number: int, frame: Optional[FrameType]) -> None:
+        if self._asked and number == self._call:
+            self._asked = False
+            self.install()
         if number in self._taken:
             self._taken.discard(number)
             return
@@ -178,7 +228,8 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             return
         for number, before in self._previous.items():
-            self._give_back(number, before)
+            if number != self._call:
+                self._give_back(number, before)
         self._previous = {}
         self._installed = False
         self._close_pipe()

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
-from endless_py._handoff import command_line
+from endless_py._handoff import command_line, greeting, starter
 from endless_py._handoff.successor import Successor
-from endless_py._reload import hooks
+from endless_py._reload import dry_start, hooks
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
 from endless_py._reload.signals import RELOAD
 from endless_py._reload.supervisor import Supervisor
-from endless_py._supervisor import detect
+from endless_py._sockets import activation
+from endless_py._supervisor import detect, notify, pidfile
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from endless_py._sockets.listener import Binding
+
+# What this package takes out of the environment, and gives to successors as it is right for them.
+_OURS = {
+    greeting.VARIABLE,
+    faults.VARIABLE,
+    dry_start.VARIABLE,
+    pidfile.PID_FILE_VARIABLE,
+    *notify.VARIABLES,
+    *activation.VARIABLES,
+}
 
 
 class Spawn:
@@ -37,6 +49,7 @@ class Spawn:
         # Held while a successor is started, and by whoever forks: see `process`.
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None
+        self._starting: Optional[str] = None  # who asked for the successor that is being started
 
     # -- what a successor is given ----------------------------------------
 
@@ -52,7 +65,8 @@ class Spawn:
         return keeps
 
     def announce(self, *_: object) -> None:
-        """In the first generation: say at once what a reload will do."""
+        """Be ready for a reload; in the first generation, say at once what it will do."""
+        self._process.driver.later(partial(starter.import_in_time, self.command))
         if self._process.predecessors.parent is None and self._said is None:
             self.keeps_pid()
 
@@ -72,6 +86,7 @@ class Spawn:
             "ancestor": ancestor,
             "ignores_terminal": process.signals.ignored_hup,
             "older": sorted(older),
+            "blocked": sorted(process.started.blocked),
             "orphaned": process.orphaned,
         }
 
@@ -82,8 +97,10 @@ class Spawn:
         return own + process.received.lent()
 
     def environment(self, bridge: bool) -> dict[str, str]:
-        """Return a successor's, with all that this process took out of its own."""
-        return {**os.environ, **faults.environment(), **self._supervisor.environment(bridge)}
+        """Return a successor's: what the command was started with, whatever the program has set."""
+        first = self._process.started.environment
+        given = {name: value for name, value in first.items() if name not in _OURS}
+        return {**given, **faults.environment(), **self._supervisor.environment(bridge)}
 
     # -- actions ----------------------------------------------------------
 
@@ -118,10 +135,11 @@ class Spawn:
             files = {**process.files, **({} if capture is None else capture.files)}
             handed = [listener for listener, _, _ in process.listeners.bound()]
             successor = Successor(told, self.sockets(), files)
-            hold = [n for n, role in process.signals.roles.items() if role == RELOAD]
+            hold = {n for n, role in process.signals.roles.items() if role == RELOAD}
             stderr = None if capture is None else capture.writer
             with self.fork_lock:
-                successor.start(self.command, self.environment(bridge), hold, stderr)
+                environment = self.environment(bridge)
+                successor.start(self.command, environment, process.started, hold, stderr)
         except Exception as error:
             if successor is None or successor.child is None:
                 why = (
@@ -134,5 +152,22 @@ class Spawn:
             # It runs, has the listeners, and will serve them.
             process.log(log.ERROR, f"{error!r} at {log.where(error)}; the reload goes on")
         process.successor, process.handed = successor, handed
-        self._report.started(successor)
-        process.log(log.INFO, f"{name}: started {successor}; this one serves until it is ready")
+        self._report.given()
+        self._starting = name
+
+    def look(self) -> None:
+        """Say whom `start()` has started, once that is known."""
+        successor = self._process.living_successor
+        if successor is None:
+            self._starting = None
+        elif self._starting is not None and successor.begun():
+            name, self._starting = self._starting, None
+            self._report.started(successor)
+            text = f"{name}: started {successor}; this one serves until it is ready"
+            self._process.log(log.INFO, text)
+
+    def watched(self) -> int:
+        """Return the descriptor that leads to `look()`; -1 when there is none."""
+        successor = self._process.living_successor
+        child = None if successor is None else successor.child
+        return -1 if child is None else child.watched()

@@ -95,6 +95,7 @@ class Stop:
         if successor.child is None:
             successor.say("stop")
         else:
+            successor.begun(wait=True)
             with suppress(OSError):
                 os.kill(successor.pid, signal.SIGTERM)
         longest = process.listeners.longest_drain()

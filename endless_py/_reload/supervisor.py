@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _EXTENSION = 5.0  # seconds of more time that one EXTEND_TIMEOUT_USEC asks for
 _RENEWAL = 2.0
+_HELD = "endless_py: pid file"
 _RETRY = 0.05  # seconds until a full queue of the supervisor is tried again
 _WRITE_AGAIN = 1.0  # seconds until a pid file that could not be written is tried again
 
@@ -61,12 +62,14 @@ class Supervisor:
         """Take a new server's pid_file; raises PidFileError when it could not be written."""
         path = getattr(server, "pid_file", None) or self._default_pid_file
         if path is not None:
-            pid_file = PidFile(path)
+            pid_file = PidFile(path, self._process.files.get(_HELD))
             if self.pid_file is not None and self.pid_file.path != pid_file.path:
                 raise PidFileError(f"{pid_file.path}: this process has {self.pid_file.path}")
             if self.pid_file is None:
                 pid_file.check(self.ours)
                 self.pid_file = pid_file
+                pid_file.hold()
+                self._hand_on()
 
     def claim_pid_file(self) -> None:
         """Write it once all servers are ready; in any thread. Raises PidFileError."""
@@ -74,6 +77,12 @@ class Supervisor:
         if ready and self.in_charge and not self._claimed and self.pid_file is not None:
             self._claimed = True
             self.pid_file.write(os.getpid(), self.ours)
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Every generation is handed the open file: it may not be able to open it itself."""
+        if self.pid_file is not None and self.pid_file.held is not None:
+            self._process.files = {**self._process.files, _HELD: self.pid_file.held}
 
     def serves(self) -> bool:
         """Say so once all servers do; whether it was said now."""
@@ -217,6 +226,7 @@ class Supervisor:
         failed_before, self._write_at = self._write_at is not None, None
         try:
             self.pid_file.write(pid, self.ours)
+            self._hand_on()
         except PidFileError as error:
             if strict:
                 raise

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from contextlib import suppress
 
 from endless_py._reload import process
 from endless_py._server import forking
-from endless_py._server.requests import PLAIN_ACTIONS, Requests
+from endless_py._server.methods import acts
+from endless_py._server.requests import Requests
 from endless_py._sockets.listener import Binding
 from endless_py._sockets.poller import READ, Poller
 from endless_py._support import platform
@@ -18,6 +17,14 @@ from endless_py._support import platform
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
+
+
+def check_free(server: Any) -> None:
+    """Raise ValueError (as the standard class) for a closed server, RuntimeError for a busy one."""
+    if server.fileno() < 0:
+        raise ValueError("this server is closed; to serve again, make another one")
+    if server._listener.loop_thread not in (None, threading.get_ident()):
+        raise RuntimeError("this server is being served, by another thread")
 
 
 class AcceptLoop:
@@ -36,14 +43,10 @@ class AcceptLoop:
     ) -> None:
         self._server = server
         self._listener = server._listener
-        if server.fileno() < 0:  # ValueError as the standard library's
-            raise ValueError("this server is closed; to serve again, make another one")
-        if self._listener.loop_thread not in (None, threading.get_ident()):
-            raise RuntimeError("this server is being served, by another thread")
+        check_free(server)
         self._once = once
         self._until = until
-        actions = getattr(type(server), "service_actions", None)
-        self._interval = poll_interval if actions not in PLAIN_ACTIONS and not once else None
+        self._interval = None if once else poll_interval
         self._requests = Requests(server, once)
 
     def run(self) -> bool:
@@ -85,8 +88,6 @@ class AcceptLoop:
                     family, kind = server.socket.family, server.socket.type
                     listener.binding = Binding(family, kind, address, address)
             process.current.add(listener)
-        if server.socket.type == socket.SOCK_STREAM:
-            os.set_blocking(server.fileno(), False)
 
     # -- waiting ----------------------------------------------------------
 
@@ -102,7 +103,8 @@ class AcceptLoop:
             wait = None if ends is None else max(0.0, ends - time.monotonic())
         if listener.arrivals:
             wait = 0.0
-        if self._interval is not None:
+        actions = acts(server)
+        if actions and self._interval is not None:
             wait = self._interval if wait is None else min(wait, self._interval)
         ready, woken = poller.wait(wait)
         if listener.shutdown_requested and not self._once:
@@ -121,8 +123,19 @@ class AcceptLoop:
                 handled = self._requests.serve_arrivals() or handled
         finally:
             self._requests.end_of_turn()
-        server.service_actions()
+        if actions:
+            self._act()
+        else:
+            server.service_actions()
         return handled
+
+    def _act(self) -> None:
+        """Call the program's own service_actions(), which may wait for something."""
+        try:
+            with self._requests.may_wait(f"the service_actions() of {self._listener}"):
+                self._server.service_actions()
+        finally:
+            self._requests.end_of_turn()
 
     def _plan(self, poller: Poller, accepts: int) -> Optional[float]:
         """Watch what can happen; return until when (time.monotonic) at most, None is for ever.

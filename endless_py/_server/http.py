@@ -1,23 +1,29 @@
 """HTTP's notion of an idle connection, and of telling a client that it ends.
 
-A handler class derived from BaseHTTPRequestHandler is used through a subclass made
-here: its message boundaries are before each request.
+The message boundaries of a BaseHTTPRequestHandler are before each request. The class stays as the
+program made it: while a handler of one of our servers runs, a few of its methods have ours before
+them, in the handler itself, wherever it was made.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import socketserver
 import sys
+from contextlib import suppress
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
+from endless_py._reload.listener import Listener
 from endless_py._server import framing
 from endless_py._server import idle as boundary
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Iterator, Optional
 
-# What the standard classes assign for each request.
+# What the standard classes assign for each connection, and for each request.
+_OF_A_CONNECTION = {"client_address", "connection", "request", "rfile", "server", "wfile"}
 _OF_A_REQUEST = {
     "cgi_info",
     "close_connection",
@@ -28,52 +34,132 @@ _OF_A_REQUEST = {
     "request_version",
     "requestline",
     "_headers_buffer",
+    "_request_length",
 }
 _STANDARD = {"socketserver", "http.server", "wsgiref.simple_server", "xmlrpc.server"}
+_IMMUTABLE = (
+    *(bool, int, float, complex, str, bytes, type(None), type, os.PathLike),
+    *(BuiltinFunctionType, FunctionType, ModuleType),
+)
 
 
-class HTTPConnectionMixIn(boundary.MigratingMixIn):
-    """Put to the left of a handler class."""
+class Hooks:
+    """What stands before methods of one handler as long as it runs."""
 
-    _status: Optional[int] = None
-    _connection_said = False
-    _ends = False  # this request is the last one of its connection
-    _assigned: frozenset[str] = frozenset()  # by __init__() and setup()
+    names: tuple[str, ...] = ("setup",)
+
+    def __init__(self, handler: Any, place: boundary.Boundary) -> None:
+        self.handler = handler
+        self.place = place
+        self._attributes: dict[str, Any] = vars(handler)
+        self._replaced: dict[str, Any] = {}
+        self._attributes[boundary.NAME] = place
+        self._attributes.setdefault("migrating", False)
+        for name in self.names:
+            self._hook(name)
+
+    def _hook(self, name: str) -> None:
+        """Put the method of this class before the handler's, which it finds as `_name`."""
+        setattr(self, f"_{name}", getattr(self.handler, name))
+        if name in self._attributes:
+            self._replaced[name] = self._attributes[name]
+        self._attributes[name] = getattr(self, name)
+
+    def remove(self) -> None:
+        """Leave the handler as it was, so that it goes as soon as nobody refers to it."""
+        for name in self.names:
+            if getattr(self._attributes.get(name), "__self__", None) is self:
+                del self._attributes[name]
+                if name in self._replaced:
+                    self._attributes[name] = self._replaced[name]
+        self._attributes.pop(boundary.NAME, None)
+        self.place.is_stateless = None
+
+    def setup(self: Any) -> None:
+        self._setup()
+        restore = boundary.own(self.handler, "restore_state")
+        if restore is not None and self.place.arrived_with is not None:
+            restore(self.place.arrived_with)
+
+
+class HTTPHooks(Hooks):
+    """What stands before the methods of a BaseHTTPRequestHandler."""
+
+    names = (
+        *("setup", "handle_one_request", "parse_request"),
+        *("send_response_only", "send_header", "end_headers"),
+    )
+
+    def __init__(self, handler: Any, place: boundary.Boundary) -> None:
+        self._status: Optional[int] = None
+        self._connection_said = False
+        self._ends = False  # this request is the last one of its connection
+        self._own = {"setup", "handle"} & vars(handler).keys()
+        self._assigned: dict[str, Any] = {}  # by __init__() and setup()
+        super().__init__(handler, place)
+        place.is_stateless = self.is_stateless
+        if hasattr(type(handler), "__getattr__"):
+            # It may answer to every name, so that http.server's hasattr() makes no buffer.
+            self._attributes.setdefault("_headers_buffer", [])
 
     def setup(self: Any) -> None:
         super().setup()
-        self._assigned = frozenset(vars(self))
+        self._assigned = {
+            name: _frozen(value)
+            for name, value in self._attributes.items()
+            if name not in _OF_A_CONNECTION and not self._is_ours(name, value)
+        }
 
     def handle_one_request(self: Any) -> None:
         self._ends = False
-        if not self._await_request():
-            self.close_connection = True
-            return
-        super().handle_one_request()  # type: ignore[misc]
-        if self._ends:
-            self.close_connection = True
-
-    def _await_request(self: Any) -> bool:
         try:
-            return boundary.of(self).wait(self)
-        except TimeoutError as error:  # as BaseHTTPRequestHandler says it
-            self.log_error("Request timed out: %r", error)
-            return False
+            if not self.place.wait(self.handler):
+                self.handler.close_connection = True
+                return
+        except TimeoutError as error:  # for the handler, where it reads
+            with boundary.reading_raises(self.handler, error):
+                self._handle_one_request()
+        else:
+            self._handle_one_request()
+        if self._ends:
+            self.handler.close_connection = True
 
     def is_stateless(self: Any) -> bool:
         """Whether another handler of this class would serve the next request alike.
 
         Not one whose class reads something before the first request, or that has learnt
-        something since: a proxy's line about the client, a login. `migrates = True` on the
-        class says that it may be replaced all the same, and save_state() that it takes care.
+        something since: a proxy's line about the client, a login. What all handlers share is
+        not its own. `migrates = True` on the class says that it may be replaced all the same,
+        and save_state() that it takes care.
         """
-        cls: Any = type(self)
-        return (
-            _is_standard(cls, "setup")
-            and _is_standard(cls, "handle")
-            and vars(self).keys() <= self._assigned | _OF_A_REQUEST | _OURS
-            and self.client_address == boundary.of(self).client_address
-        ) or hasattr(self, "save_state")
+        handler = self.handler
+        cls: Any = type(handler)
+        if boundary.own(handler, "save_state") is not None:
+            return True
+        if self._own or not (_is_standard(cls, "setup") and _is_standard(cls, "handle")):
+            return False
+        if handler.client_address != self.place.client_address:
+            return False
+        return all(
+            name in _OF_A_CONNECTION
+            or name in _OF_A_REQUEST
+            or self._is_ours(name, value)
+            or self._is_as_before(name, value)
+            for name, value in list(self._attributes.items())
+        )
+
+    def _is_ours(self: Any, name: str, value: Any) -> bool:
+        ours: bool = getattr(value, "__self__", None) is self
+        return ours or name in (boundary.NAME, "migrating")
+
+    def _is_as_before(self: Any, name: str, value: Any) -> bool:
+        """Whether an attribute is what it was before the first request."""
+        before = self._assigned.get(name, _UNKNOWN)
+        if before is _UNKNOWN:
+            return False
+        if isinstance(before, _Shared):
+            return before.value is value and _is_shared(self.handler, value)
+        return bool(before == _frozen(value))
 
     # -- where the request ends -------------------------------------------
 
@@ -82,50 +168,106 @@ class HTTPConnectionMixIn(boundary.MigratingMixIn):
 
         The answer is the class's all the same.
         """
-        parse: Callable[[], bool] = super().parse_request  # type: ignore[misc]
-        if self.protocol_version < "HTTP/1.1" or getattr(self, "_checks_framing", False):
+        handler = self.handler
+        parse: Callable[[], bool] = self._parse_request
+        strict = boundary.own(handler, "_checks_framing", False)
+        if handler.protocol_version < "HTTP/1.1" or strict:
             return parse()
-        parsed, head = framing.parse_request(self, parse)
-        if not self.close_connection and not self._is_clear(head):
+        parsed, head = framing.parse_request(handler, parse)
+        if not handler.close_connection and not self._is_clear(head):
             self._ends = True
         return parsed
 
     def _is_clear(self: Any, head: bytes) -> bool:
+        handler = self.handler
         try:
-            framing.check_head(self.raw_requestline, head)
-            length = framing.body_length(self.headers, self.request_version)
+            framing.check_head(handler.raw_requestline, head)
+            length = framing.body_length(handler.headers, handler.request_version)
         except framing.FramingError:
             return False
         return length == 0 or not self._leaves_bodies()
 
     def _leaves_bodies(self: Any) -> bool:
         """Whether it is one of http.server's own methods that answers, which read no body."""
-        method = getattr(type(self), f"do_{self.command}", None)
-        return getattr(method, "__module__", None) == "http.server" and self.command != "POST"
+        command = self.handler.command
+        method = getattr(type(self.handler), f"do_{command}", None)
+        return getattr(method, "__module__", None) == "http.server" and command != "POST"
 
     # -- what the client is told ------------------------------------------
 
     def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
         self._status = code
         self._connection_said = False
-        super().send_response_only(code, message)  # type: ignore[misc]
+        self._send_response_only(code, message)
 
     def send_header(self: Any, keyword: str, value: str, *args: Any, **kwargs: Any) -> None:
         if keyword.lower() == "connection":
             self._connection_said = True
-        super().send_header(keyword, value, *args, **kwargs)  # type: ignore[misc]
+        self._send_header(keyword, value, *args, **kwargs)
 
     def end_headers(self: Any) -> None:
         final = self._status is None or self._status >= 200  # None: a head written by hand
         if final and not self._connection_said:
-            place = boundary.of(self)
-            if self._ends or (place.draining() and not place.can_migrate(self)):
-                self.send_header("Connection", "close")
+            place = self.place
+            if self._ends or (place.draining() and not place.can_migrate(self.handler)):
+                self.handler.send_header("Connection", "close")
         self._status, self._connection_said = None, False
-        super().end_headers()  # type: ignore[misc]
+        self._end_headers()
 
 
-_OURS = {"_assigned", "_connection_said", "_ends", "_request_length", "_status", boundary.NAME}
+# -- what a handler keeps -----------------------------------------------------
+
+
+_UNKNOWN = object()
+
+
+class _Shared:
+    """Something that may change; it may be everybody's."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _frozen(value: Any, depth: int = 4) -> Any:
+    """Return something that is equal as long as the value has not changed."""
+    if isinstance(value, _IMMUTABLE):
+        return value
+    kind = type(value)
+    if depth and kind in (list, tuple, set, frozenset, dict):
+        items = value.items() if kind is dict else value
+        with suppress(RuntimeError):  # another thread changes it
+            return kind, [_frozen(item, depth - 1) for item in items]
+    return _Shared(value)
+
+
+def _is_shared(handler: Any, value: Any) -> bool:
+    """Whether it is of the program's or the server's, and not of this handler alone."""
+    server = handler.server
+    return any(
+        value is known
+        for holder in (server, sys.modules.get(type(handler).__module__), *type(handler).__mro__)
+        for known in list(getattr(holder, "__dict__", {}).values())
+    ) or any(value is known for known in _reached(server.RequestHandlerClass))
+
+
+def _reached(made_by: Any) -> Iterator[Any]:
+    """Yield what a class, or whatever else makes handlers, gives to each of them."""
+    if isinstance(made_by, functools.partial):
+        yield from (*made_by.args, *made_by.keywords.values())
+        yield from _reached(made_by.func)
+    elif isinstance(made_by, MethodType):
+        yield made_by.__self__
+        yield from _reached(made_by.__self__)
+        yield from _reached(made_by.__func__)
+    elif isinstance(made_by, FunctionType):
+        yield from made_by.__defaults__ or ()
+        yield from (made_by.__kwdefaults__ or {}).values()
+        yield from made_by.__globals__.values()
+        for cell in made_by.__closure__ or ():
+            with suppress(ValueError):  # it is empty
+                yield cell.cell_contents
+    elif not isinstance(made_by, type):
+        yield from getattr(made_by, "__dict__", {}).values()
 
 
 @functools.lru_cache(maxsize=256)
@@ -139,19 +281,36 @@ def _is_standard(handler: Any, name: str) -> bool:
     return True
 
 
-def prepare(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what to call instead of `handler`: a class, or a functools.partial of one.
+# -- wherever a handler is made -----------------------------------------------
 
-    Anything else (a function that makes handlers, a datagram's class) is returned as it is.
-    """
-    if isinstance(handler, functools.partial):
-        inner = prepare(handler.func)
-        return functools.partial(inner, *handler.args, **handler.keywords)
-    if isinstance(handler, type):
-        # It takes long to import; whoever has a handler class of its own has done that.
-        base: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
-        if issubclass(handler, base):
-            return boundary.derive(HTTPConnectionMixIn, handler)
-        if issubclass(handler, socketserver.StreamRequestHandler):
-            return boundary.derive(boundary.MigratingMixIn, handler)  # type: ignore[arg-type]
-    return handler
+_init = socketserver.BaseRequestHandler.__init__
+
+
+def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
+    """Put the hooks into a new handler of one of our servers; None where it needs none."""
+    listener = getattr(server, "__dict__", {}).get("_listener")
+    if not isinstance(listener, Listener):
+        return None
+    # It takes long to import; whoever has a handler class of its own has done that.
+    http: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
+    kind = HTTPHooks if isinstance(handler, http) else Hooks
+    if kind is Hooks and not isinstance(handler, socketserver.StreamRequestHandler):
+        return None
+    return kind(handler, boundary.Boundary(listener, request))
+
+
+@functools.wraps(_init)
+def _init_with_hooks(self: Any, request: Any, client_address: Any, server: Any) -> None:
+    hooks = _hooks(self, request, server)
+    if hooks is None:
+        _init(self, request, client_address, server)
+        return
+    try:
+        _init(self, request, client_address, server)
+    finally:
+        hooks.remove()
+
+
+# The one place through which every handler goes, whatever the server calls to have it made. It is
+# the only thing of the standard library that is changed; other servers' handlers see no difference.
+socketserver.BaseRequestHandler.__init__ = _init_with_hooks  # type: ignore[method-assign]

@@ -6,21 +6,29 @@ its connection migrates; if it cannot, the client is told to finish.
 
 from __future__ import annotations
 
-import functools
 import io
 import select
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from endless_py._reload import process
 from endless_py._reload.settings import seconds
-from endless_py._sockets.connection import MAX_STATE, Connection, DrainSignal, say_address
+from endless_py._sockets.connection import (
+    MAX_STATE,
+    Connection,
+    DrainSignal,
+    can_be_told,
+    say_address,
+)
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
+
+    from endless_py._reload.listener import Listener
 
 NAME = "_endless_boundary"
 _DAY = 86400.0  # seconds, after which is looked again: poll() cannot count much further
@@ -29,9 +37,11 @@ _DAY = 86400.0  # seconds, after which is looked again: poll() cannot count much
 class Boundary:
     """What one handler needs to wait at its boundaries."""
 
-    def __init__(self, handler: Any) -> None:
-        self._listener = handler.server._listener
-        self._connection: Optional[Connection] = self._listener.connections.get(handler.request)
+    def __init__(self, listener: Listener, request: Any) -> None:
+        self._listener = listener
+        self._connection: Optional[Connection] = listener.connections.get(request)
+        # Says whether another handler could go on; None: it does not matter.
+        self.is_stateless: Optional[Callable[[], bool]] = None
         self._drain_signal: Optional[DrainSignal] = None
         self._poll: Any = None
         self._drain_seen = 0.0
@@ -59,10 +69,17 @@ class Boundary:
             and connection.refused_for is not drain_signal
             # TLS and whatever else wraps a socket has state that no descriptor carries.
             and type(handler.request) is socket.socket
-            and getattr(handler, "connection", handler.request) is handler.request
+            and own(handler, "connection", handler.request) is handler.request
             and _can_be_looked_into(handler)
-            and _migrates(handler)
+            and can_be_told(connection.client_address)
+            and self._migrates(handler)
         )
+
+    def _migrates(self, handler: Any) -> bool:
+        said: Optional[bool] = own(handler, "migrates")
+        if said is not None:
+            return bool(said)
+        return self.is_stateless is None or self.is_stateless()
 
     def wait(self, handler: Any) -> bool:
         """Whether the client has sent something (its end included) and is to be served here.
@@ -123,7 +140,7 @@ class Boundary:
 
     def _leave(self, handler: Any) -> bool:
         """Mark the connection so that it migrates when its handler has returned."""
-        save = getattr(handler, "save_state", None)
+        save = own(handler, "save_state")
         state = b"" if save is None else bytes(save())
         assert self._connection is not None
         if len(state) > MAX_STATE:
@@ -147,7 +164,7 @@ def of(handler: Any) -> Boundary:
     """Return the boundary of this handler, made when it is first asked for."""
     found: Optional[Boundary] = vars(handler).get(NAME)
     if found is None:
-        found = vars(handler)[NAME] = Boundary(handler)
+        found = vars(handler)[NAME] = Boundary(handler.server._listener, handler.request)
     return found
 
 
@@ -173,37 +190,27 @@ def await_message(handler: Any) -> bool:
     return of(handler).wait(handler)
 
 
-class MigratingMixIn:
-    """Put to the left of a handler class: gives it the state that came with its connection."""
-
-    migrating = False
-
-    def setup(self: Any) -> None:
-        super().setup()  # type: ignore[misc]
-        restore = getattr(self, "restore_state", None)
-        if restore is None:
-            return
-        state = of(self).arrived_with
-        if state is not None:
-            restore(state)
+def own(handler: Any, name: str, default: Any = None) -> Any:
+    """As getattr(), without asking a __getattr__() of the program's that answers to every name."""
+    if name in vars(handler) or any(name in vars(cls) for cls in type(handler).__mro__):
+        return getattr(handler, name, default)
+    return default
 
 
-@functools.lru_cache(maxsize=256)
-def derive(mixin: type, handler: type) -> type:
-    """Return the handler class with a mix-in to its left, under its own name."""
-    return type(
-        handler.__name__,
-        (mixin, handler),
-        {"__module__": handler.__module__, "__qualname__": handler.__qualname__},
-    )
+@contextmanager
+def reading_raises(handler: Any, error: Exception) -> Iterator[None]:
+    """Have the next read raise what `wait()` has raised: the class says what follows from it."""
+    rfile = handler.rfile
+    raw = rfile.raw if type(rfile) is io.BufferedReader else rfile
 
+    def readinto(buffer: Any) -> int:
+        raise error
 
-def _migrates(handler: Any) -> bool:
-    said: Optional[bool] = getattr(handler, "migrates", None)
-    if said is not None:
-        return bool(said)
-    is_stateless = getattr(handler, "is_stateless", None)
-    return is_stateless is None or bool(is_stateless())
+    raw.readinto = readinto
+    try:
+        yield
+    finally:
+        del raw.readinto
 
 
 def _can_be_looked_into(handler: Any) -> bool:
@@ -212,7 +219,7 @@ def _can_be_looked_into(handler: Any) -> bool:
     Something that a program has put in its place (a counter, a limit, a tee) may have bytes of
     the next message. So nothing is waited for but by reading, and the bytes stay here.
     """
-    rfile = getattr(handler, "rfile", None)
+    rfile = own(handler, "rfile")
     if type(rfile) is io.BufferedReader:
         rfile = rfile.raw
     return rfile is None or type(rfile) is socket.SocketIO
@@ -223,7 +230,7 @@ def _buffered(handler: Any) -> bool:
     pending = getattr(handler.connection, "pending", None)  # what TLS has decrypted
     if pending is not None and pending():
         return True
-    rfile = getattr(handler, "rfile", None)
+    rfile = own(handler, "rfile")
     if type(rfile) is not io.BufferedReader:
         return False
     raw: Any = rfile.raw

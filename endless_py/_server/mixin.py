@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import socketserver
+import sys
 import threading
 import time
 from contextlib import suppress
 
 from endless_py._reload import process, settings
+from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import Listener
-from endless_py._server import forking, http
-from endless_py._server.accept_loop import AcceptLoop
+from endless_py._server import forking
+from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
+from endless_py._server.accept_loop import AcceptLoop, check_free
 from endless_py._sockets.connection import Connection, MigratingConnection
-from endless_py._sockets.listener import ListenerSocket
+from endless_py._sockets.keeper import Keeper
+from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
 from endless_py._support import platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional, Union
+
+
+_SERVE_FOREVER = socketserver.BaseServer.serve_forever.__code__
 
 
 class _Record:
@@ -34,6 +42,55 @@ class _Record:
 def _is_behind(kind: type) -> bool:
     """Whether a base has to stand to the right of GracefulMixIn."""
     return issubclass(kind, socketserver.BaseServer) and not issubclass(kind, GracefulMixIn)
+
+
+class _Socket:
+    """The server's socket, wherever it is set and bound: as long as it is unbound it can adopt."""
+
+    def __get__(self, server: Any, owner: Optional[type] = None) -> Any:
+        if server is None:
+            return self
+        try:
+            return vars(server)["socket"]
+        except KeyError:
+            name = type(server).__name__
+            raise AttributeError(f"{name!r} object has no attribute 'socket'") from None
+
+    def __set__(self, server: Any, value: Any) -> None:
+        before = vars(server).get("socket")
+        keeper: Optional[Keeper] = getattr(before, "keeper", None)
+        if type(value) is socket.socket and _is_unbound(value):
+            listener = server._listener
+            listener.binding = None
+            keeper = ListenerKeeper(process.current, listener, functools.partial(_bound, listener))
+            value = ListenerSocket.wrap(value, keeper)
+        elif keeper is not None and not isinstance(value, ListenerSocket):
+            keeper.guard(value)
+        vars(server)["socket"] = value
+
+    def __delete__(self, server: Any) -> None:
+        self.__get__(server)
+        del vars(server)["socket"]
+
+
+def _is_unbound(sock: socket.socket) -> bool:
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return False
+    return not (name[1] if isinstance(name, tuple) and len(name) > 1 else name)
+
+
+def _bound(listener: Listener) -> None:
+    """A server's socket is bound, and its predecessor has not heard of it yet."""
+    server: Any = listener.server
+    sock = server.socket
+    if sock.family != getattr(socket, "AF_UNIX", None) and sock.type == socket.SOCK_STREAM:
+        # Accepted connections inherit it from the listener.
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, server.tcp_nodelay)
+    if not server.ready_on_serve:
+        listener.hold()
 
 
 class GracefulMixIn:
@@ -86,6 +143,9 @@ class GracefulMixIn:
     ready_on_serve = True
     pid_file: Union[str, os.PathLike[str], None] = None
 
+    if not TYPE_CHECKING:
+        socket = _Socket()
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         order = cls.__mro__
@@ -102,12 +162,26 @@ class GracefulMixIn:
         if std is not None and getattr(cls, "collect_children", None) is std:
             cls.collect_children = forking.collect  # type: ignore[attr-defined]
 
-    if not TYPE_CHECKING:  # checkers see the constructor of the class to the right
+    if not TYPE_CHECKING:  # for checkers the class's own constructor is what counts
 
-        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        def __new__(cls, *arguments, **keywords):
+            """Check the settings.
+
+            Not in __init__(): a class to the right may call that of a class of ours by its name.
+            """
             platform.require()
+            make = super().__new__
+            server = make(cls) if make is object.__new__ else make(cls, *arguments, **keywords)
+            settings.check(server, GracefulMixIn)
+            return server
+
+        def serve_forever(self, *arguments, **keywords):
+            """As the class's own; what was set since it was made is checked before."""
             settings.check(self, GracefulMixIn)
-            super().__init__(*arguments, **keywords)
+            serve = super().serve_forever
+            if getattr(serve, "__func__", None) is socketserver.BaseServer.serve_forever:
+                check_free(self)
+            serve(*arguments, **keywords)
 
     _listener = _Record()
 
@@ -115,6 +189,15 @@ class GracefulMixIn:
     # to stop a server from one of its handlers; here that has to wake the loop.
     @property
     def _BaseServer__shutdown_request(self) -> bool:
+        """Asked for by BaseServer.serve_forever() when it begins to wait: here is our loop.
+
+        So the class's own serve_forever() runs, and any other method of it that calls that one.
+        """
+        caller = sys._getframe(1)
+        if caller.f_code is _SERVE_FOREVER and self._listener.loop_thread is None:
+            AcceptLoop(self, caller.f_locals["poll_interval"]).run()
+            self._raise_interrupt()
+            return True
         return self._listener.shutdown_requested
 
     @_BaseServer__shutdown_request.setter
@@ -130,51 +213,12 @@ class GracefulMixIn:
             return
         super().shutdown()  # type: ignore[misc]
 
-    # -- the listener -----------------------------------------------------
-
-    def server_bind(self: Any) -> None:
-        """Bind, or adopt the predecessor's listener for the same address."""
-        platform.require()
-        process.current.dry_start.end_here()
-        server = self  # by another name, so that checkers do not take it for the class's own
-        server.socket = ListenerSocket.wrap(self.socket, process.current.received)
-        super().server_bind()  # type: ignore[misc]
-        if self.socket.family != getattr(socket, "AF_UNIX", None) and (
-            self.socket.type == socket.SOCK_STREAM
-        ):
-            # Accepted connections inherit it from the listener.
-            with suppress(OSError):
-                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self.tcp_nodelay)
-        self._listener.binding = self.socket.binding
-        if not self.ready_on_serve:
-            self._listener.hold()
-        process.current.add(self._listener)
-        process.current.readiness.say_adopted(self._listener)
-
     def server_close(self) -> None:
         """Close the listener; a Unix path that is still ours goes too."""
         process.current.remove(self._listener)
         super().server_close()  # type: ignore[misc]
 
     # -- the loop ---------------------------------------------------------
-
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until shutdown(), or until this process is drained.
-
-        poll_interval, in seconds, is how often service_actions() is called where a
-        subclass overrides it; nothing else is polled. Raises KeyboardInterrupt once a
-        SIGINT has been answered with a drain.
-        """
-        settings.check(self, GracefulMixIn)  # what was set since it was made
-        done: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
-        loop = AcceptLoop(self, poll_interval)
-        done.clear()
-        try:
-            loop.run()
-        finally:
-            self._BaseServer__shutdown_request = False
-            done.set()
-        self._raise_interrupt()
 
     def handle_request(self: Any) -> None:
         """Handle one request, as socketserver's; raises SystemExit once the process is drained.
@@ -201,29 +245,6 @@ class GracefulMixIn:
 
     # -- one request ------------------------------------------------------
 
-    def finish_request(self: Any, request: Any, client_address: Any) -> None:
-        """As socketserver's, with a handler class that knows about the drain."""
-        given = self.RequestHandlerClass
-        prepared = self._listener.prepared
-        if prepared[0] is not given:
-            prepared = self._prepare(given)
-        if prepared[1] is None:
-            super().finish_request(request, client_address)  # type: ignore[misc]
-        else:
-            prepared[1](request, client_address, self)
-
-    def _prepare(self: Any, given: Any) -> tuple[Any, Any]:
-        handler = http.prepare(given)
-        finish = getattr(super().finish_request, "__func__", None)  # type: ignore[misc]
-        if finish is socketserver.BaseServer.finish_request:
-            prepared: tuple[Any, Any] = (given, handler)
-        else:  # a class to the right has one of its own, which makes its handlers itself
-            server = self  # see server_bind()
-            server.RequestHandlerClass = handler
-            prepared = (handler, None)
-        self._listener.prepared = prepared
-        return prepared
-
     def shutdown_request(self, request: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
         connection = self._listener.connections.active.get(id(request))
@@ -231,31 +252,41 @@ class GracefulMixIn:
             self.close_request(request)
         else:
             super().shutdown_request(request)  # type: ignore[misc]
+            self._ended(request)  # a class that keeps it open does so on its own
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """As ThreadingMixIn's; when its handler's thread ends, a connection is not active."""
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[misc]
+        finally:
+            self._ended(request)
 
     def close_request(self, request: Any) -> None:
         """As socketserver's; the connection is not active any more, and may migrate now."""
-        listener = self._listener
-        active = listener.connections.active
         leaves = False
         try:
-            connection = active.get(id(request))
+            connection = self._listener.connections.active.get(id(request))
             if connection is not None and connection.leaves_with is not None:
                 leaves = True
                 self._send_off(connection)
             super().close_request(request)  # type: ignore[misc]
         finally:
-            # A second call for the same one is harmless. One that leaves has to be looked at even
-            # where nobody drains any more: the successor may have died since.
-            if active.pop(id(request), None) is not None and (
-                leaves
-                or not listener.accepting
-                or listener.paused_until is not None
-                or listener.full
-            ):
-                listener.paused_until = None
-                listener.full = False
-                listener.wake()
-                process.current.wake()
+            self._ended(request, leaves)
+
+    def _ended(self, request: Any, leaves: bool = False) -> None:
+        """It is not active any more; a second call for the same one is harmless.
+
+        One that leaves has to be looked at even where nobody drains any more: the successor may
+        have died since.
+        """
+        listener = self._listener
+        known = listener.connections.active.pop(id(request), None) is not None
+        waited_for = not listener.accepting or listener.paused_until is not None or listener.full
+        if known and (leaves or waited_for):
+            listener.paused_until = None
+            listener.full = False
+            listener.wake()
+            process.current.wake()
 
     def _send_off(self, connection: Connection) -> None:
         """Its handler has ended: take the socket away from it and let it migrate."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import socketserver
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from endless_py._reload import process
 from endless_py._reload.drain import HandlerCut
 from endless_py._server import forking
+from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
 from endless_py._sockets.connection import Connection, say_address
-from endless_py._sockets.listener import ListenerSocket
+from endless_py._sockets.shared import ListenerSocket
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -25,15 +28,6 @@ _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NO_ROOM_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
 _ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
-_PLAIN_REQUESTS = (socketserver.TCPServer.get_request, socketserver.UDPServer.get_request)
-_PLAIN_METHODS = {
-    "verify_request": socketserver.BaseServer.verify_request,
-    "process_request": socketserver.ThreadingMixIn.process_request,
-}
-PLAIN_ACTIONS = (
-    socketserver.BaseServer.service_actions,
-    getattr(forking.StdForkingMixIn, "service_actions", None),
-)
 
 
 class Requests:
@@ -43,41 +37,54 @@ class Requests:
         self._server = server
         self._listener = server._listener
         self._once = once
-        actions = getattr(type(server), "service_actions", None)
         self._most = 1
-        self._get_request: Optional[Callable[[], tuple[Any, Any]]] = None
-        if isinstance(server.socket, ListenerSocket):  # any other one might wait
+        self._get_request: Callable[[], tuple[Any, Any]] = self._get_by_override
+        self._socket: Any = getattr(server, "socket", None)
+        if isinstance(self._socket, ListenerSocket):  # any other one might wait
             get_request = getattr(server.get_request, "__func__", None)
             if get_request is socketserver.UDPServer.get_request:
                 self._get_request = self._get_datagram
-            elif get_request is not socketserver.TCPServer.get_request:
-                self._get_request = self._get_by_override
+            elif get_request is socketserver.TCPServer.get_request:
+                self._get_request = self._get_connection
             # A class that counts its turns gets one request in each.
-            if get_request in _PLAIN_REQUESTS and actions is PLAIN_ACTIONS[0] and not once:
+            if self._get_request != self._get_by_override and not acts(server) and not once:
                 self._most = _ACCEPTS_PER_TURN
         self._forks = forking.is_forking(server)
         self._threads = isinstance(server, socketserver.ThreadingMixIn) and not self._forks
         self._process: Callable[[Any, Any, Any], None] = self._process_inline
         if self._forks:
             self._process = forking.fork
-        elif self._threads:
+        elif starts_threads(server):
             self._process = _process_request
-        plain = all(getattr(type(server), name, None) is m for name, m in _PLAIN_METHODS.items())
+        self._verifies = verifies(server)
         self._reused: Optional[HandlerThreads] = None
         if server.reuse_threads and self._threads and not once:
             self._reused = self._reuse_threads()
-        self._listener.steady = plain and self._threads and self._most > 1
-        self._busy = False  # an inline handler has run in this turn
+        plain = starts_threads(server) and not self._verifies
+        self._listener.steady = plain and self._most > 1
+        self._was_blocking = False
+        self._inline = handles_inline(server)
+        self._busy = False  # something that may wait has run in this turn
 
     def begin(self) -> None:
         """The loop begins."""
         if self._reused is not None:
             self._reused.begin()
+        if isinstance(self._socket, ListenerSocket):
+            self._socket.begin_loop()
+        elif getattr(self._socket, "type", None) == socket.SOCK_STREAM:
+            self._was_blocking = os.get_blocking(self._server.fileno())
+            os.set_blocking(self._server.fileno(), False)
 
     def end(self) -> None:
         """The loop ends."""
         if self._reused is not None:
             self._reused.end()
+        if isinstance(self._socket, ListenerSocket):
+            self._socket.end_loop()
+        elif self._was_blocking and process.current.alone():
+            with suppress(OSError, ValueError):
+                os.set_blocking(self._server.fileno(), True)
 
     def end_of_turn(self) -> None:
         """Where a handler has run in the loop, the loop can drive the process again."""
@@ -89,7 +96,7 @@ class Requests:
         """Have connections served by threads that have served others before, where that works."""
         from endless_py._server.threads import HandlerThreads  # late: few servers want it
 
-        if type(self._server).process_request is not socketserver.ThreadingMixIn.process_request:
+        if not starts_threads(self._server):
             process.current.log(
                 log.WARNING,
                 f"{self._listener} starts a thread for each connection in spite of reuse_threads: "
@@ -134,6 +141,8 @@ class Requests:
             # Looked at after in_accept is set: whoever forbids accepting looks the other way.
             if not listener.accepting:
                 return False
+            if not current.alone() and self._socket.type == socket.SOCK_STREAM:
+                os.set_blocking(server.fileno(), False)  # whatever another process has set
             while self._handle_one():
                 most -= 1
                 if (
@@ -194,6 +203,14 @@ class Requests:
             if not listener.accepting:
                 process.current.wake()
 
+    def _get_connection(self) -> tuple[Any, Any]:
+        """As TCPServer.get_request(), without ever waiting."""
+        sock = self._server.socket
+        if sock is not self._socket:  # the program has put another one in its place
+            return self._get_by_override()
+        taken: tuple[Any, Any] = sock.take()
+        return taken
+
     def _get_datagram(self) -> tuple[Any, Any]:
         """As UDPServer.get_request(), without ever waiting."""
         server = self._server
@@ -201,22 +218,53 @@ class Requests:
         return (data, server.socket), client_address
 
     def _get_by_override(self) -> tuple[Any, Any]:
-        """Have a subclass get the request; the socket sees to it that it does not wait."""
+        """Have a subclass get the request; a listener of ours sees to it that it does not wait.
+
+        What the class does with it may wait: a handshake with a client that says nothing.
+        """
         server, sock = self._server, self._server.socket
-        sock.receiver = self._listener.loop_thread
+        ours = isinstance(sock, ListenerSocket)
+        if ours:
+            sock.receiver = self._listener.loop_thread
         try:
-            request: tuple[Any, Any] = server.get_request()
-            return request
+            with self.may_wait(f"the get_request() of {self._listener}"):
+                request: tuple[Any, Any] = server.get_request()
+                return request
+            raise ConnectionAbortedError
         finally:
-            sock.receiver = None
+            if ours:
+                sock.receiver = None
+
+    @contextmanager
+    def may_wait(self, what: str) -> Iterator[None]:
+        """The program's code runs in the loop, as long as it likes; others drive meanwhile.
+
+        what it is, for the log, where it outlasts the force stop, and is ended.
+        """
+        listener = self._listener
+        listener.inline_thread = listener.loop_thread
+        try:
+            if not self._busy:
+                self._busy = True
+                process.current.driver.busy(listener)
+            yield
+        except HandlerCut:
+            process.current.log(log.WARNING, f"{what} was ended")
+        finally:
+            listener.inline_cut = False
+            listener.inline_thread = None
+            if self._forks:
+                self.end_of_turn()  # no helper lives while it forks
 
     def _handle_one(self) -> bool:
         """As socketserver's _handle_request_noblock(); whether there was a request."""
         try:
-            request, client_address = (self._get_request or self._server.get_request)()
+            request, client_address = self._get_request()
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._pause(error)
+            elif error.errno == errno.EINVAL:
+                self._listen_again()
             return False
         self._handle(Connection(request, client_address))
         return True
@@ -227,32 +275,47 @@ class Requests:
         request, client_address = connection.request, connection.client_address
         self._listener.connections.active[id(request)] = connection
         try:
-            if server.verify_request(request, client_address):
+            if self._verify(request, client_address):
                 self._process(server, request, client_address)
             else:
                 server.shutdown_request(request)
         except Exception:
-            server.handle_error(request, client_address)
+            with self.may_wait(f"the handle_error() for {say_address(client_address)}"):
+                server.handle_error(request, client_address)
             server.shutdown_request(request)
         except BaseException:
             server.shutdown_request(request)
             raise
 
+    def _verify(self, request: Any, client_address: Any) -> bool:
+        if not self._verifies:
+            return True
+        with self.may_wait(f"the verify_request() for {say_address(client_address)}"):
+            return bool(self._server.verify_request(request, client_address))
+        return False
+
     def _process_inline(self, server: Any, request: Any, client_address: Any) -> None:
         """The handler may run in this thread and hold the loop as long as it likes."""
-        listener, current = self._listener, process.current
-        listener.inline_thread = listener.loop_thread
-        try:
-            if not self._busy:
-                self._busy = True
-                current.driver.busy(listener)
+        with self.may_wait(f"the handler of {say_address(client_address)}"):
             server.process_request(request, client_address)
-        except HandlerCut:
-            current.log(log.WARNING, f"the handler of {say_address(client_address)} was ended")
-            server.shutdown_request(request)
-        finally:
-            listener.inline_cut = False
-            listener.inline_thread = None
+            if self._inline:
+                server._ended(request)
+            return
+        server.shutdown_request(request)
+
+    def _listen_again(self) -> None:
+        """Somebody else has shut down the listener that two processes have, by its descriptor."""
+        listener, sock = self._listener, self._server.socket
+        keeper = getattr(sock, "keeper", None)
+        if keeper is None or keeper.shut or not (keeper.inherited or keeper.shared()):
+            return
+        with suppress(OSError):
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                socket.socket.listen(sock, self._server.request_queue_size)
+                process.current.log(
+                    log.ERROR,
+                    f"{listener} was shut down by another process; this one listens on it again",
+                )
 
     def _pause(self, error: OSError) -> None:
         """Without a free descriptor the listener stays readable: do not spin on it."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Optional
 
 _FIRST = 3  # after the standard streams
-_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 def take(environ: MutableMapping[str, str]) -> tuple[list[tuple[Binding, int]], list[str]]:
@@ -22,7 +22,7 @@ def take(environ: MutableMapping[str, str]) -> tuple[list[tuple[Binding, int]], 
 
     Each problem is a sentence about something that is not valid and is ignored.
     """
-    pid, count, names = (environ.pop(variable, None) for variable in _VARIABLES)
+    pid, count, names = (environ.pop(variable, None) for variable in VARIABLES)
     if pid is None and count is None:
         return [], []
     if not (_is_number(pid) and _is_number(count)):

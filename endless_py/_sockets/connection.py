@@ -228,6 +228,12 @@ class MigratingConnection:
         return cls(sock, address, carried)
 
 
+def can_be_told(address: Any) -> bool:
+    """Whether another process can be told this address; a program may have put more into it."""
+    parts = address if isinstance(address, tuple) else (address,)
+    return all(isinstance(part, (str, bytes, int)) for part in parts)
+
+
 def say_address(address: Any) -> str:
     """Return a client's address as an operator wants to read it."""
     if isinstance(address, tuple) and len(address) >= 2:

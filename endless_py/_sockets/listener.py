@@ -1,22 +1,15 @@
-"""Listeners: bind, adopt, match, unlink."""
+"""Listeners: what they are bound to, and which one is meant by an address."""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import stat
-import sys
 import threading
 from contextlib import suppress
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
-
-_recvfrom = socket.socket.recvfrom
-_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
-_ACCEPT_COPIES_O_NONBLOCK = not sys.platform.startswith("linux")
 
 
 class Binding:
@@ -35,14 +28,14 @@ class Binding:
     def __init__(self, family: int, kind: int, address: Any, requested: Any) -> None:
         self.family = int(family)
         self.kind = int(kind)
-        self.address = address
-        self.requested = requested
+        self.address = as_text(address)
+        self.requested = as_text(requested)
 
     @classmethod
     def lent_by_manager(cls, family: int, kind: int, address: Any, name: str) -> Binding:
         """Describe a listener that this process neither made nor got from a predecessor."""
         found = cls(family, kind, address, address)
-        found.inode = None if isinstance(address, tuple) else _inode(address)
+        found.inode = None if isinstance(address, tuple) else inode_of(address)
         found.lent = name
         return found
 
@@ -79,7 +72,7 @@ class Binding:
 
     def unlink(self) -> None:
         """Remove the Unix path if it is still this listener's."""
-        if self.lent is None and self.inode is not None and _inode(self.requested) == self.inode:
+        if self.lent is None and self.inode is not None and inode_of(self.requested) == self.inode:
             with suppress(OSError):
                 os.unlink(self.requested)
 
@@ -95,7 +88,8 @@ class Binding:
             if name.startswith(b"\0") or mine.startswith(b"\0"):
                 return bool(name == mine)
             # The same path may have been bound anew, and another path may lead here.
-            return self.inode is not None and _inode(address) == self.inode
+            return self.inode is not None and inode_of(address) == self.inode
+        address = as_text(address)
         if exact:
             return bool(address == self.requested)
         mine = self.requested if address[1] == 0 else self.address
@@ -105,17 +99,24 @@ class Binding:
         return asked is not None and asked == _resolve(family, kind, self.address)
 
 
+def as_text(address: Any) -> Any:
+    """Return an address whose host is text; bind() takes it as bytes too."""
+    if not isinstance(address, tuple):
+        return address
+    return tuple(os.fsdecode(part) if isinstance(part, bytes) else part for part in address)
+
+
 def address_to_json(address: Any) -> Any:
     if isinstance(address, bytes):
         return os.fsdecode(address)
-    return list(address) if isinstance(address, tuple) else os.fspath(address)
+    return list(as_text(address)) if isinstance(address, tuple) else os.fspath(address)
 
 
 def address_from_json(address: Any) -> Any:
     return tuple(address) if isinstance(address, list) else address
 
 
-def _inode(path: Any) -> Optional[tuple[int, int]]:
+def inode_of(path: Any) -> Optional[tuple[int, int]]:
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -169,108 +170,3 @@ class ReceivedListeners:
     def lent(self) -> list[tuple[Binding, int]]:
         """Return what a manager has lent and nobody uses."""
         return [item for item in self.waiting if item[0].lent is not None]
-
-
-class ListenerSocket(socket.socket):
-    """A socket whose bind() adopts the predecessor's listener when one has that address.
-
-    Every class's own server_bind() can so run as it is.
-    """
-
-    received: ReceivedListeners
-    _what: tuple[int, int, int]
-    binding: Optional[Binding] = None
-    receiver: Optional[int] = None
-
-    @classmethod
-    def wrap(cls, plain: socket.socket, received: ReceivedListeners) -> ListenerSocket:
-        """Turn an unbound socket into a listener, keeping its descriptor and options."""
-        timeout = plain.gettimeout()
-        what = plain.family, plain.type, plain.proto
-        listener = cls(*what, fileno=plain.detach())
-        listener.settimeout(timeout)
-        listener.received = received
-        listener._what = what
-        return listener
-
-    def bind(self, address: Any, /) -> None:
-        adopted = self.received.adopt(self.family, self.type, address)
-        if adopted is not None:
-            binding, descriptor = adopted
-            os.dup2(descriptor, self.fileno(), inheritable=False)
-            os.close(descriptor)
-            binding.requested = address
-            self.binding = binding
-            return
-        is_path = self.family == getattr(socket, "AF_UNIX", None) and not (
-            os.fsencode(address).startswith(b"\0")
-        )
-        try:
-            if is_path:
-                self._remove_stale(address)
-            super().bind(address)
-        except OSError as error:
-            in_use = error.errno == errno.EADDRINUSE
-            if not in_use or not self.received.claim(self.family, self.type, address):
-                raise
-            self.bind(address)
-            return
-        self.binding = Binding(self.family, self.type, self.getsockname(), address)
-        self.binding.inode = _inode(address) if is_path else None
-
-    def setsockopt(self, *arguments: Any) -> None:
-        """As socket's; an option that can only be set before bind() keeps its inherited value."""
-        try:
-            super().setsockopt(*arguments)
-        except OSError:
-            if self.binding is None or (self.binding.index is None and self.binding.lent is None):
-                raise
-
-    def _remove_stale(self, path: Any) -> None:
-        try:
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                return
-        except OSError:
-            return
-        with socket.socket(self.family, self.type) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-                return
-            except OSError:
-                pass
-        raise OSError(
-            errno.EADDRINUSE, "Address already in use: another process answers on it", str(path)
-        )
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Accept without ever waiting: another process may have taken the connection."""
-        timeout = self.gettimeout()
-        if timeout:
-            self.settimeout(0.0)
-        try:
-            descriptor, address = self._accept()  # type: ignore[attr-defined]
-        finally:
-            if timeout:
-                self.settimeout(timeout)
-        # As socket.accept(), which looks up what the family and the type are called each time.
-        connection = socket.socket(*self._what, fileno=descriptor)
-        if _ACCEPT_COPIES_O_NONBLOCK or timeout:
-            connection.settimeout(socket.getdefaulttimeout())
-        return connection, address
-
-    def receive(self, size: int) -> tuple[bytes, Any]:
-        """Receive a datagram without ever waiting.
-
-        O_NONBLOCK would make a handler's sendto() on the same socket fail when a
-        queue is full, so the single call is told not to wait.
-        """
-        return _recvfrom(self, size, _DONTWAIT)
-
-    def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
-        """As socket's; the call of a server's own get_request() never waits."""
-        if self.receiver == threading.get_ident() and len(arguments) == 1:
-            return self.receive(arguments[0])
-        return super().recvfrom(*arguments)

@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional, Union
 
-_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _MOST_UNSENT = 16
 
 
@@ -28,7 +28,7 @@ class Notifier:
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         """Take the manager's variables out of `environ`, so that no child sees them."""
-        name, period, pid = (environ.pop(variable, None) for variable in _VARIABLES)
+        name, period, pid = (environ.pop(variable, None) for variable in VARIABLES)
         self.problem: Optional[str] = None
         self.watchdog: Optional[float] = None
         self._name = name or ""

@@ -20,14 +20,24 @@ def block(numbers: Iterable[int]) -> set[int]:
 
 def left_by(pid: int) -> set[int]:
     """Return the signals that a process held back to its end; Linux tells until it is reaped."""
-    masks = {b"SigPnd": 0, b"ShdPnd": 0, b"SigBlk": 0}
-    with suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as file:
-        for name, _, value in (line.partition(b":") for line in file):
-            if name in masks:
-                masks[name] = int(value, 16)
+    masks = _masks(str(pid))
     # One that ended the process is pending as well.
-    left = (masks[b"SigPnd"] | masks[b"ShdPnd"]) & masks[b"SigBlk"]
-    return {bit + 1 for bit in range(left.bit_length()) if left >> bit & 1}
+    return (masks["SigPnd"] | masks["ShdPnd"]) & masks["SigBlk"]
+
+
+def caught() -> set[int]:
+    """Return the signals that this process has a handler for, whoever set it; Linux tells."""
+    return _masks("self")["SigCgt"]
+
+
+def _masks(process: str) -> dict[str, set[int]]:
+    masks: dict[str, set[int]] = {n: set() for n in ("SigPnd", "ShdPnd", "SigBlk", "SigCgt")}
+    with suppress(OSError, ValueError), open(f"/proc/{process}/status", "rb") as file:
+        for name, _, value in (line.decode("ascii", "replace").partition(":") for line in file):
+            if name in masks:
+                bits = int(value, 16)
+                masks[name] = {bit + 1 for bit in range(bits.bit_length()) if bits >> bit & 1}
+    return masks
 
 
 def unblock(numbers: Iterable[int]) -> None:

@@ -18,7 +18,7 @@ import time
 import pytest
 from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids, tool
 
-from endless_py._control import commands
+from endless_py._control import client, commands
 from endless_py._control.socket import MAX_REQUEST
 from endless_py._handoff.channel import HEADER, MAGIC, Channel
 from endless_py.exceptions import ChannelClosed
@@ -211,7 +211,7 @@ def test_those_asked_for_during_a_reload_follow_it(folder):
 def conversations(pid):
     """Return how many askers a process has."""
     with open("/proc/net/unix") as file:
-        return sum(f" @endless_py/{pid}/" in line for line in file) - 1
+        return sum(line.endswith(f"/{pid}.sock\n") for line in file) - 1
 
 
 def until(condition):
@@ -440,20 +440,24 @@ def test_the_status_of_two_generations(folder):
         program.stop(new)
 
 
-def test_a_process_in_a_container_is_asked_inside(folder):
-    """Its socket is not in this network namespace, and its pid is another one there."""
+def test_a_process_in_a_container(folder):
+    """It has another pid there. One that cannot be asked from here may be so from inside."""
     unshare = [tool("unshare", "util-linux"), "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*unshare, "--net", "true"], capture_output=True).returncode:
         pytest.skip("no namespace can be made here")
-    words = [*unshare, "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
-    words += [sys.executable, str(PROGRAMS / "steps.py")]
-    with Program(folder, command=words) as program:
+    shell = [*unshare, "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+    with Program(folder, command=[*shell, sys.executable, str(PROGRAMS / "steps.py")]) as program:
         assert program.wait_serving() == 1
+        (outside,) = [pid for pid in program.pids() if pid != program.pid]
+        status, output, _ = command("status", outside)
+        assert (status, output.count("serving")) == (0, 1)
+    with Program(command=[*unshare, "sh", "-c", "echo up; exec sleep 60"]) as program:
+        program.wait("up")
         (outside,) = [pid for pid in program.pids() if pid != program.pid]
         status, _, errors = command("status", outside)
         assert status == 1
-        assert f"process {outside} runs in a container" in errors
-        assert errors.endswith("ask inside it, where it is pid 1\n")
+        assert f"process {outside} does not serve with endless_py" in errors
+        assert "it seems to be in a container: ask inside that one" in errors
 
 
 # -- start-or-reload ----------------------------------------------------------
@@ -587,8 +591,8 @@ for name in ("reload", "stop", "status"):
     print(commands.main([name, str(pid)]))
 with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout({timeout})
-    sock.connect(address)
     try:
+        sock.connect(address)
         Channel(sock).send({{"command": "stop"}})
         sock.settimeout({timeout})
         print(sock.recv(100))
@@ -651,12 +655,11 @@ def answers(sock):
 def test_protocol_errors_are_answered_and_forgotten(folder):
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
-        with open("/proc/net/unix") as file:
-            name = re.search(rf" @(endless_py/{pid}/\w+)$", file.read(), re.M)[1]
+        (name,) = client.addresses(pid)
         for data in PROTOCOL_ERRORS.values():
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(TIMEOUT)
-                sock.connect(f"\0{name}")
+                sock.connect(name)
                 sock.sendall(data)
                 sock.shutdown(socket.SHUT_WR)
                 assert [answer["event"] for answer in answers(sock)] == ["error"] * bool(data)
@@ -665,7 +668,7 @@ def test_protocol_errors_are_answered_and_forgotten(folder):
             sock = socket.socket(socket.AF_UNIX)
             sock.setblocking(False)
             with contextlib.suppress(OSError):
-                sock.connect(f"\0{name}")
+                sock.connect(name)
             flood.append(sock)
         until(lambda: len(os.listdir(f"/proc/{pid}/fd")) >= 8)
         assert get(program.port) == "one end"

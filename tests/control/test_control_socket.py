@@ -7,8 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from harness import TIMEOUT, environment
@@ -20,10 +22,6 @@ from endless_py._control.socket import MAX_REQUEST, ControlSocket
 from endless_py._handoff.channel import HEADER, MAGIC
 from endless_py._sockets.poller import Poller
 from endless_py._support.descriptors import keep_socket_off_standard_streams
-
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the socket has an abstract name on Linux only"
-)
 
 
 def frame(data, count=0):
@@ -186,7 +184,8 @@ def test_a_silent_client_has_its_time_and_no_more(control, connect, asked, monke
     assert asked == []
 
 
-def test_more_clients_than_there_is_room_for_wait_in_the_queue(control, connect):
+def test_more_clients_than_there_is_room_for_wait_in_the_queue(control, connect, monkeypatch):
+    monkeypatch.setattr(control_socket, "_MAX_CONVERSATIONS", 8)
     listener = control._socket.fileno()
     clients = [connect(frame(b'{"command": "watch"}')) for _ in range(8)]
     assert listener in control.watched()
@@ -205,6 +204,7 @@ def test_more_clients_than_there_is_room_for_wait_in_the_queue(control, connect)
 
 def test_strangers_are_turned_away_a_few_at_a_time(control, connect, asked, monkeypatch):
     seen = []
+    monkeypatch.setattr(control_socket, "_MAX_CONVERSATIONS", 8)
     monkeypatch.setattr(control_socket, "peer", lambda sock: seen.append(sock) or (1, 54321))
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     strangers = [connect(frame(b'{"command": "stop"}')) for _ in range(9)]
@@ -407,3 +407,80 @@ def test_no_socket_takes_the_number_of_a_standard_stream():
 def test_a_socket_above_the_standard_streams_is_left_alone():
     with socket.socket() as sock:
         assert keep_socket_off_standard_streams(sock) is sock
+
+
+@pytest.fixture
+def parent(monkeypatch):
+    """The folder of sockets, in one with a short path instead of /run and /tmp."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        found = Path(short) / f"endless_py-{os.geteuid()}"
+        monkeypatch.setattr(control_socket, "folders", lambda uid: [str(found)])
+        yield found
+
+
+def test_nobody_else_can_enter_the_folder(parent):
+    found = ControlSocket(lambda *_: None)
+    found.open()
+    assert found._path == str(parent / f"{os.getpid()}.sock")
+    assert parent.stat().st_mode & 0o777 == 0o700
+    found.leave_open()
+    assert os.listdir(parent) == []
+    found.close()
+
+
+@pytest.mark.parametrize("what", ["open to others", "a link", "a file"])
+def test_a_folder_that_another_user_may_have_made_is_not_used(what, parent):
+    if what == "open to others":
+        parent.mkdir(0o755)
+    elif what == "a link":
+        (parent.parent / "elsewhere").mkdir(0o700)
+        parent.symlink_to(parent.parent / "elsewhere")
+    else:
+        parent.touch()
+    found = ControlSocket(lambda *_: None)
+    found.open()
+    try:
+        assert os.path.dirname(os.path.dirname(found._path)) == str(parent.parent)
+        assert found._path.startswith(f"{parent}-")
+        assert client.addresses(os.getpid()) == [f"/proc/{os.getpid()}/root{found._path}"]
+    finally:
+        found.leave_open()
+        found.close()
+
+
+def test_the_sockets_of_killed_processes_are_removed(parent):
+    parent.mkdir(0o700)
+    long_ago = time.time() - 3600
+    with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as dead:
+        living.bind(str(parent / "1.sock"))
+        living.listen()
+        dead.bind(str(parent / "2.sock"))
+        for name in ("1.sock", "2.sock"):
+            os.utime(parent / name, (long_ago, long_ago))
+        with socket.socket(socket.AF_UNIX) as young:
+            young.bind(str(parent / "3.sock"))
+            found = ControlSocket(lambda *_: None)
+            found.open()
+        assert set(os.listdir(parent)) == {"1.sock", "3.sock", f"{os.getpid()}.sock"}
+        found.leave_open()
+        found.close()
+
+
+def test_more_ask_at_once_than_the_queue_holds(control):
+    """They wait: that nobody answers at once does not mean that nobody is there."""
+    answered = []
+
+    def ask():
+        with client.connect(os.getpid(), Deadline(TIMEOUT)) as asking:
+            asking.ask("status")
+            answered.append(asking.next())
+
+    threads = [threading.Thread(target=ask) for _ in range(150)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + TIMEOUT
+    while len(answered) < len(threads):
+        assert time.monotonic() < deadline
+        control.step()
+    for thread in threads:
+        thread.join(TIMEOUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from harness import TIMEOUT, Program, get
+
+from endless_py._control.socket import folder_pattern
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
@@ -124,5 +127,5 @@ def serving(program: Program, port: int, folder: Path) -> dict[str, Any]:
 
 def remote_sockets() -> set[str]:
     """Return the pids whose sockets for commands are there."""
-    lines = Path("/proc/net/unix").read_text().splitlines()
-    return {line.split("@endless_py/")[1].split("/")[0] for line in lines if "@endless_py/" in line}
+    text = Path("/proc/net/unix").read_text()
+    return set(re.findall(rf"/{folder_pattern()}/(\d+)\.sock$", text, re.M))

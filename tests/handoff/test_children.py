@@ -94,4 +94,4 @@ def test_one_whose_status_was_taken_by_the_program(start):
     os.waitpid(child.pid, 0)
     children.leave(child)
     assert reap(children) == [child]
-    assert child.status == "its exit status was taken by another part of the program"
+    assert child.status == "has ended"

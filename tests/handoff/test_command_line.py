@@ -204,3 +204,62 @@ def test_where_orig_argv_is_missing_the_kernel_is_asked(tmp_path):
         [sys.executable, *words], capture_output=True, text=True, env=environment(), check=True
     )
     assert done.stdout.strip() == str(words)
+
+
+def test_a_bare_name_leads_where_the_path_of_the_start_leads_now(tmp_path):
+    """The interpreter has moved, and what was started by a path that is gone would not start."""
+    (tmp_path / "server.py").write_text(code("any", "os.environ['PATH'] = '/nowhere'"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "snake").symlink_to(os.path.realpath(sys.executable))
+    path = f"{tmp_path / 'one'}:{tmp_path / 'two'}"
+    command = ["/usr/bin/env", f"PATH={path}", "snake", "server.py"]
+    with Program(command=command, cwd=tmp_path) as program:
+        pid = program.wait_serving()
+        assert facts(program)[3] == str(tmp_path / "one" / "snake")
+        (tmp_path / "one" / "snake").unlink()
+        pid = program.reload(1, pid)
+        program.wait_alone(pid)
+        assert facts(program)[3] == str(tmp_path / "two" / "snake")
+        (tmp_path / "two" / "snake").rename(tmp_path / "one" / "snake")
+        pid = program.reload(2, pid)
+        program.wait_alone(pid)
+        assert facts(program)[3] == str(tmp_path / "one" / "snake")
+        program.stop(pid)
+
+
+IMPORTS = """
+import atexit, endless_py, sys
+from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+imported = set()
+
+class Server(ThreadingHTTPServer):
+    keep_pid = KEPT
+
+@endless_py.before_reload
+def now():
+    imported.update(sys.modules)
+
+@atexit.register
+def say():
+    if imported:
+        print("imported for a reload:", sorted(set(sys.modules) - imported), flush=True)
+
+with Server(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+    server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a pid of its own", "the pid is kept"])
+def test_nothing_is_imported_for_a_reload(kept, tmp_path):
+    """Python itself may have been replaced on the disk since the start."""
+    (tmp_path / "server.py").write_text(IMPORTS.replace("KEPT", str(kept)))
+    with Program(command=[sys.executable, str(tmp_path / "server.py")]) as program:
+        pid = program.wait_serving()
+        for generation in (1, 2):
+            os.kill(pid, signal.SIGHUP)
+            program.wait(rf"\] generation {generation}: generation .* has ended")
+            pid = program.wait_serving(generation)
+        program.stop(pid)
+        said = [line for line in program.lines if line.startswith("imported")]
+        assert said == ["imported for a reload: []"] * 2

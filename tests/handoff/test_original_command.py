@@ -87,14 +87,14 @@ class TestTheDirectory:
 class TestWhatIsStarted:
     def test_pwd_names_the_directory(self, tmp_path):
         variables = {"PWD": "/old"}
-        found = CommandLine(sys.executable, ["python3"], str(tmp_path)).locate(variables)
-        assert found == (sys.executable, str(tmp_path))
+        found = CommandLine("/bin/sh", ["/bin/sh", "-c"], str(tmp_path)).locate(variables)
+        assert found == ("/bin/sh", str(tmp_path), ["/bin/sh", "-c"])
         assert variables == {"PWD": str(tmp_path)}
 
     def test_a_directory_that_is_gone_is_replaced_by_the_root(self, tmp_path):
         variables = {}
-        command = CommandLine(sys.executable, ["python3"], str(tmp_path / "gone"))
-        assert command.locate(variables) == (sys.executable, "/")
+        command = CommandLine("/bin/sh", ["/bin/sh"], str(tmp_path / "gone"))
+        assert command.locate(variables) == ("/bin/sh", "/", ["/bin/sh"])
         assert variables == {"PWD": "/"}
 
     def test_one_that_was_never_known_is_not_named(self):
@@ -115,7 +115,11 @@ class TestWhatIsStarted:
         (tmp_path / "snake").write_text("#!/bin/sh\n")
         (tmp_path / "snake").chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert CommandLine("snake", ["snake"], "/").locate({})[0] == str(tmp_path / "snake")
+        found = CommandLine("/usr/bin/snake", ["snake", "-x"], "/").locate({})
+        assert found == (str(tmp_path / "snake"), "/", ["snake", "-x"])
+        other = {"PATH": "/nowhere"}  # of the start; the program may have another one by now
+        found = CommandLine(sys.executable, ["snake"], "/").locate(other)
+        assert found == (sys.executable, "/", [sys.executable])
         assert CommandLine("worm", ["worm"], "/").locate({})[0] == "worm"
 
     def test_a_command_line_that_nobody_knows_cannot_be_started(self):

@@ -325,3 +325,51 @@ def test_a_program_that_became_a_daemon_is_reloaded(code, keep, tmp_path):
             program.wait_alone(pid)
             assert get(program.port) == f"{generation} end"
         program.stop(pid)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a pid of its own", "the pid is kept"])
+def test_signals_that_who_started_it_held_back_are_let_in(kept, tmp_path):
+    code = SERVE.replace("with T", f"ThreadingHTTPServer.keep_pid = {kept}\nwith T")
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {HUP, TERM, INT, USR2})
+    try:
+        program = custom(tmp_path, code)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    with program:
+        pid = program.wait_serving()
+        for generation in (1, 2):
+            os.kill(pid, HUP)
+            program.wait(rf"\] generation {generation}: generation .* has ended")
+            pid = program.wait_serving(generation)
+        program.stop(pid)
+
+
+WAITS = """
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+print("waited for", signal.sigwait([signal.SIGTERM]).name, flush=True)
+server.shutdown()
+thread.join()
+"""
+
+
+def test_signals_that_the_program_holds_back_for_itself_stay_so(tmp_path):
+    with custom(tmp_path, WAITS) as program:
+        os.kill(program.wait_serving(), TERM)
+        program.wait("waited for SIGTERM")
+        program.wait_alone(None)
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGHUP", "SIGTERM"])
+def test_a_signal_that_c_code_handles_stays_the_programs(name, tmp_path):
+    code = f"import faulthandler; faulthandler.register(signal.{name}, file=sys.stdout)\n{SERVE}"
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        os.kill(pid, getattr(signal, name))
+        program.wait("most recent call first")
+        assert get(program.port).startswith("0 ")
+        assert ("has a SIGHUP handler of its own" in program.text) is (name == "SIGHUP")
+        os.kill(pid, INT)
+        program.wait_alone(None)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import warnings
 
 import pytest
 
-from endless_py._sockets.listener import Binding, ListenerSocket, ReceivedListeners
+from endless_py._sockets.keeper import Keeper
+from endless_py._sockets.listener import Binding, ReceivedListeners
+from endless_py._sockets.shared import ListenerSocket
 
 INET, INET6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -79,7 +82,7 @@ def test_a_binding_survives_json(address):
 
 def make(address, family=UNIX, received=None):
     return ListenerSocket.wrap(
-        socket.socket(family, STREAM), received or ReceivedListeners()
+        socket.socket(family, STREAM), Keeper(received or ReceivedListeners())
     ), address
 
 
@@ -171,6 +174,8 @@ def test_nothing_waits_when_another_process_was_faster():
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.settimeout(30)
+        listener.begin_loop()
+        listener.receiver = threading.get_ident()
         with pytest.raises(BlockingIOError):
             listener.accept()
         assert listener.gettimeout() == 30

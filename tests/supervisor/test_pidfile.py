@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
 
 import pytest
-from harness import SUPPORT, TIMEOUT, Program, environment, get
+from harness import ROOT, SUPPORT, TIMEOUT, Program, environment, get
 
 from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import PidFileError
@@ -249,3 +255,132 @@ def test_the_command_keeps_one_and_refuses_a_living_one(tmp_path):
         assert read_pid(tmp_path / "pid") == pid
         program.stop(pid)
         assert not (tmp_path / "pid").exists()
+
+
+class TestPrivilegesThatAreGivenUp:
+    """Root's folder is closed to the program by the time that the file is to be written."""
+
+    @pytest.fixture(params=[0o755, 0o700], ids=["all may look", "only root may look"])
+    def path(self, request):
+        if os.geteuid():
+            pytest.skip("only root can give privileges up")
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, request.param)
+            yield Path(folder, "pid")
+
+    def as_nobody(self, do):
+        """Do it in a process without privileges; what it raises is an error of the test."""
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgid(65534)
+                os.setuid(65534)
+                do()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        return child
+
+    def test_before_the_server_serves(self, path):
+        file = PidFile(path)
+        file.check()
+        file.hold()
+        with pytest.raises(PidFileError, match="is empty"):
+            read_pid(path)
+        assert self.as_nobody(lambda: file.write(os.getpid())) == read_pid(path)
+        assert os.stat(path).st_uid == 0
+
+    def test_after_it_was_written_and_by_successors(self, path, dead):
+        first = PidFile(path)
+        first.write(os.getpid())
+        mine = os.getpid()
+
+        def go_on():
+            successor = PidFile(path, first.held)
+            successor.check({mine})
+            successor.write(7, {mine})  # for its own successor
+            assert os.pread(first.held, 64, 0) == b"7\n"
+            os.pwrite(first.held, b"%d\n" % os.getpid(), 0)
+            assert successor.take()
+            successor.remove()
+            assert os.fstat(first.held).st_size == 0
+
+        self.as_nobody(go_on)
+        assert path.read_bytes() == b""
+
+    def test_another_file_in_its_place_is_left_alone(self, path):
+        file = PidFile(path)
+        file.write(os.getpid())
+        path.unlink()
+        path.write_text("1\n")
+        looks = os.stat(path.parent).st_mode & 0o055
+
+        def try_it():
+            if looks:
+                with pytest.raises(PidFileError, match="cannot be written to"):
+                    file.write(os.getpid())
+
+        self.as_nobody(try_it)
+        assert path.read_text() == "1\n"
+
+    def test_one_that_was_made_and_never_written_is_removed(self, path):
+        file = PidFile(path)
+        file.hold()
+        file.remove()
+        assert not path.exists()
+
+
+def python_for_all():
+    """Return an interpreter that every user can start."""
+    code = "import os, subprocess, sys; os.setgid(65534); os.setuid(65534); import json; "
+    code += "sys.exit(sys.version_info < (3, 9) or subprocess.call([sys.executable, '-c', '']))"
+    for python in (sys.executable, "/usr/bin/python3"):
+        with contextlib.suppress(OSError):
+            if subprocess.run([python, "-c", code], capture_output=True).returncode == 0:
+                return python
+    return pytest.skip("needs root and a Python that every user can start")
+
+
+DROPS = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Server(ThreadingHTTPServer):
+    keep_pid = KEPT
+    pid_file = sys.argv[1]
+
+with Server(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["a pid of its own", "the pid is kept"])
+def test_a_server_that_gives_up_its_privileges_reloads(kept):
+    python = python_for_all()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.chmod(folder, 0o755)
+        shutil.copytree(ROOT / "endless_py", folder / "endless_py")
+        (folder / "server.py").write_text(DROPS.replace("KEPT", str(kept)))
+        path = folder / "app.pid"
+        words = [python, str(folder / "server.py"), str(path), str(folder)]
+        with Program(command=words, cwd=folder) as program:
+            pid = program.wait_serving()
+            deadline = time.monotonic() + TIMEOUT
+            while not path.read_text():  # it is written a moment later
+                assert time.monotonic() < deadline
+            assert read_pid(path) == pid
+            for generation in (1, 2):
+                os.kill(pid, signal.SIGHUP)
+                program.wait(rf"\] generation {generation}: generation .* has ended")
+                pid = program.wait_serving(generation)
+                assert read_pid(path) == pid
+            assert os.stat(f"/proc/{pid}").st_uid == 65534
+            program.stop(pid)
+            assert path.read_text() == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import threading
 
 from harness import Program, get
@@ -20,7 +22,12 @@ def custom(folder, code, **options):
 def slow_request(folder, port, answers):
     """Return the thread of a request that is being handled."""
     (folder / "slow").unlink(missing_ok=True)  # that of an earlier one
-    thread = threading.Thread(target=lambda: answers.append(get(port, "/slow")))
+
+    def ask():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            answers.append(get(port, "/slow"))
+
+    thread = threading.Thread(target=ask)
     thread.start()
     while not (folder / "slow").exists():
         assert thread.is_alive()

@@ -25,16 +25,25 @@ TIMEOUT = 30.0
 
 
 def session_pids(session: int) -> list[int]:
-    """Return the processes of a session; its zombies too, but not those left to init's leisure."""
+    """Return the processes of a session; its zombies too, but not those left to init's leisure.
+
+    The watchers of new generations are left out: they leave with whom they watch, or watch for.
+    """
     found = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session:
+                if int(fields[3]) == session and not is_watcher(int(entry)):
                     found[int(entry)] = (fields[0], int(fields[1]))
     parents = {*found, os.getpid()}
     return sorted(pid for pid, (state, ppid) in found.items() if state != "Z" or ppid in parents)
+
+
+def is_watcher(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"\0-S\0-c\0\nimport _signal, _thread" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def held(pid: int) -> tuple[int, int, int]:

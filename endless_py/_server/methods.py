@@ -1,0 +1,44 @@
+"""Which of a server's methods are the standard library's own, and so known never to wait.
+
+They are looked for where Python looks for them: on the object first.
+"""
+
+from __future__ import annotations
+
+import socketserver
+
+from endless_py._server import forking
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any
+
+_ACTIONS = (
+    socketserver.BaseServer.service_actions,
+    getattr(forking.StdForkingMixIn, "service_actions", None),
+)
+
+
+def is_method(server: Any, name: str, method: Any) -> bool:
+    """Whether this is what a call of the server's method calls."""
+    return getattr(getattr(server, name, None), "__func__", None) is method
+
+
+def acts(server: Any) -> bool:
+    """Whether the program has a service_actions() of its own."""
+    return not any(is_method(server, "service_actions", method) for method in _ACTIONS)
+
+
+def verifies(server: Any) -> bool:
+    """Whether the program has a verify_request() of its own."""
+    return not is_method(server, "verify_request", socketserver.BaseServer.verify_request)
+
+
+def starts_threads(server: Any) -> bool:
+    """Whether each request gets a thread, and the program has no say in that."""
+    return is_method(server, "process_request", socketserver.ThreadingMixIn.process_request)
+
+
+def handles_inline(server: Any) -> bool:
+    """Whether a request is over when process_request() returns."""
+    return is_method(server, "process_request", socketserver.BaseServer.process_request)
