@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 from endless_py._reload import hooks
@@ -37,6 +38,9 @@ class Readiness:
         self._lock = threading.Lock()  # two threads may want to say it of the same listener
         self._told = False  # that all are
         self._called = False  # by the program itself
+        self._announced = False  # one of them was, aloud
+        self._main: Optional[weakref.ref[Listener]] = None  # the first served in the main thread
+        self._quiet: weakref.WeakSet[Listener] = weakref.WeakSet()  # not announced aloud
         # What the successor has not adopted by then is closed (time.monotonic).
         self._grace_ends: Optional[float] = None
 
@@ -85,13 +89,34 @@ class Readiness:
             if process.machine.accepting:
                 listener.move("ready")
             listener.wake()
-            how = " meanwhile" if process.bridge else f"; {orders}"
-            process.log(log.INFO, f"serves {listener}{how}")
+            self._announce(listener, " meanwhile" if process.bridge else f"; {orders}")
             if parent is not None:
                 index = listener.binding.index if listener.binding is not None else None
                 faults.at("ready")
                 self._tell(parent, "ready", index)
         self._complete()
+
+    def _announce(self, listener: Listener, how: str) -> None:
+        """Say that it is served; aloud, where somebody may want to know.
+
+        A program's tests serve hundreds in threads, which nobody reloads: they get one line.
+        """
+        process, main = self._process, threading.main_thread().ident
+        in_main = [s for s in process.listeners.all if s.loop_thread == main]
+        if self._main is None and in_main:
+            self._main = weakref.ref(in_main[0])
+        served = self._main is not None and self._main() in in_main
+        aloud = served or process.generation or self._called or not listener.own_loop
+        known = [listener] if aloud or not self._announced else []
+        if served:  # what was kept quiet until now
+            known += [s for s in process.listeners.all if s.ready and s in self._quiet]
+            self._quiet = weakref.WeakSet()
+        elif not known:
+            self._quiet.add(listener)
+            process.log(log.DEBUG, f"serves {listener}{how}")
+        for each in known:
+            self._announced = True
+            process.log(log.INFO, f"serves {each}{how}")
 
     def _complete(self) -> None:
         process = self._process
