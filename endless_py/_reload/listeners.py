@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
 from endless_py._sockets.connection import DrainSignal
 
@@ -58,6 +59,19 @@ class Listeners:
     def longest_drain(self) -> float:
         """Return how many seconds a drain may take."""
         return max((s.setting("drain_timeout") for s in self.all), default=0.0)
+
+    def exit_grace(self, supervised: bool) -> float:
+        """Return how many seconds the program has to end in, once all have drained."""
+        auto = 30.0 if supervised else settings.NO_LIMIT
+        return max(
+            (
+                auto
+                if getattr(s.server, "exit_grace", "auto") == "auto"
+                else s.setting("exit_grace")
+                for s in self.all
+            ),
+            default=auto,
+        )
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which the drain of one has a next step."""

@@ -9,13 +9,14 @@ import time
 import weakref
 from contextlib import suppress
 
-from endless_py._reload import hooks
+from endless_py._reload import hooks, stacks
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.inherit import Inherit
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.signals import RELOAD, STOP
 from endless_py._reload.supervisor import Supervisor
+from endless_py._supervisor.detect import ends_all
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -126,6 +127,9 @@ class Readiness:
             complete = all(s.ready for s in process.listeners.all) and not self._told
             self._told = self._told or complete
         process.leave(Order(None, call=self._tell_supervisor))
+        if complete and self._inherit.offers_stacks:
+            self._inherit.offers_stacks = False
+            stacks.withdraw()
         if complete:
             process.hooks.run_step(hooks.READY)
 
@@ -211,7 +215,7 @@ class Readiness:
             if successor.superseded:  # it said so before this process counted it as ready
                 self._process.fire(Event.SUPERSEDED)
         elif successor.started is not None and now >= successor.started + timeout:
-            if successor.child is None and self._ends_all(successor.pid):
+            if successor.child is None and ends_all(successor.pid):
                 successor.started = None
                 self._process.log(
                     log.ERROR,
@@ -224,14 +228,11 @@ class Readiness:
             if successor.child is None or serves:
                 with suppress(OSError):  # its channel is open, so the pid is still its own
                     os.kill(successor.pid, signal.SIGTERM if serves else signal.SIGKILL)
+            elif successor.child is not None:
+                stacks.ask(successor.pid)
             longest = self._process.listeners.longest_drain()
             reason = f"it was not ready within {timeout:g} s"
-            successor.fail(reason, kill_after=longest + 1 if serves else 0.0)
-
-    @staticmethod
-    def _ends_all(pid: int) -> bool:
-        """Whether the end of this pid ends every other process: a container's, or a unit's."""
-        return pid == 1 or os.environ.get("SYSTEMD_EXEC_PID") == str(pid)
+            successor.fail(reason, kill_after=longest + 1 if serves else stacks.PATIENCE)
 
     # -- actions ----------------------------------------------------------
 

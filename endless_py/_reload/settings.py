@@ -48,6 +48,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "ready_timeout": _time,
     "keepalive_grace": _time,
     "handshake_timeout": _time,
+    "exit_grace": lambda name, value: None if value == "auto" else _time(name, value),
     "keep_pid": lambda _, value: detect.check(value),
     "tcp_nodelay": _flag,
     "max_handlers": _bound,

@@ -25,7 +25,7 @@ from endless_py._support import platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional, Union
+    from typing import Any, Literal, Optional, Union
 
 
 _SERVE_FOREVER = socketserver.BaseServer.serve_forever.__code__
@@ -108,6 +108,9 @@ class GracefulMixIn:
                         process goes on; default 60
     keepalive_grace     seconds after which an idle connection that cannot migrate is
                         closed unasked during a drain; default 5
+    exit_grace          seconds that the program has to end once its servers have drained; then
+                        what each thread does is logged and it is ended; default "auto", which
+                        is 30 where a supervisor is seen, and no limit elsewhere
     keep_pid            whether a reload keeps the pid: True, False, or "auto", which is yes
                         where something watches it (pid 1, tini and its like, supervisord,
                         runsv, s6-supervise, a systemd unit that cannot be told the new pid,
@@ -136,6 +139,7 @@ class GracefulMixIn:
     drain_timeout: Optional[float] = 60.0
     ready_timeout: Optional[float] = 60.0
     keepalive_grace: Optional[float] = 5.0
+    exit_grace: Union[float, Literal["auto"], None] = "auto"
     keep_pid: detect.Setting = "auto"
     tcp_nodelay = True
     max_handlers: Optional[int] = None

@@ -50,6 +50,18 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
     return False, "no supervisor was found"
 
 
+def is_watched(notifies: bool) -> bool:
+    """Whether a supervisor is there that waits for the end of this process."""
+    watchers = (*_WATCHERS, *_CONTAINER_INITS)
+    known = notifies or os.getpid() == 1 or bool(os.environ.get("SUPERVISOR_ENABLED"))
+    return known or _is_unit() or _parent_name() in watchers
+
+
+def ends_all(pid: int) -> bool:
+    """Whether the end of this pid ends every other process: a container's, or a unit's."""
+    return pid == 1 or os.environ.get("SYSTEMD_EXEC_PID") == str(pid)
+
+
 def _is_unit() -> bool:
     """Whether this is the main process of a systemd unit (not some descendant of one)."""
     if not os.environ.get("INVOCATION_ID"):
