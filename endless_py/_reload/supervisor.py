@@ -151,6 +151,7 @@ class Supervisor:
             former = PidFile(path)  # the new code has another one, or none
             former.take()
             former.remove()
+        self._hand_on()
         self._ping()
         if self._process.machine.stops:  # told to stop before it was told this
             self.stopping()

@@ -144,6 +144,9 @@ class PidFile:
             found = self._read()
             if found is not None and found[0] == os.getpid():
                 self._mine = found[1]
+        if _is_root() and not self._holds():  # that generation has put another one there
+            self.close()
+            self.hold()
         return self._mine is not None
 
     def remove(self) -> None:
