@@ -254,6 +254,8 @@ class Requests:
         finally:
             listener.inline_cut = False
             listener.inline_thread = None
+            if not listener.accepting:
+                process.current.wake()
             if self._forks:
                 self.end_of_turn()  # no helper lives while it forks
 
