@@ -66,16 +66,12 @@ class Hooks:
 
     def theirs(self, name: str, *arguments: Any, **keywords: Any) -> Any:
         """Call the handler's method, looked for at this moment: a program may change its class."""
-        handler = self.handler
         method = self._replaced.get(name)
         if method is None:
-            cls = type(handler)
-            method = getattr(cls, name)
-            if isinstance(method, FunctionType):
-                return method(handler, *arguments, **keywords)
-            found = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
-            if hasattr(found, "__get__"):
-                method = found.__get__(handler, cls)
+            cls = type(self.handler)
+            method = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
+            if hasattr(method, "__get__"):
+                method = method.__get__(self.handler, cls)
         return method(*arguments, **keywords)
 
     def remove(self) -> None:
