@@ -168,16 +168,18 @@ _SUBMODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:  # endless_py.http.server without an import of its own
-        importlib.import_module(_SUBMODULES[name])
-        return globals()[name]
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module("endless_py._api")
-    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to checkers it would be a module that has every name
+
+    def __getattr__(name: str) -> Any:
+        if name in _SUBMODULES:  # endless_py.http.server without an import of its own
+            importlib.import_module(_SUBMODULES[name])
+            return globals()[name]
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        importlib.import_module("endless_py._api")
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

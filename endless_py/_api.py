@@ -12,6 +12,8 @@ from endless_py._reload.hooks import DRAINED, DRAINING, READY
 from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import ForeignListener
 from endless_py._reload.machine import Event
+from endless_py._reload.settings import check as check_settings
+from endless_py._reload.settings import nearest
 from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
@@ -140,7 +142,7 @@ def listen(
     address is a tuple for IPv4 and IPv6, text or a path for a Unix socket; family follows from
     it unless it is given. backlog is that of a stream's accept queue. drain_timeout,
     ready_timeout (seconds, 60 each), keep_pid and pid_file mean what they do for the
-    classes. Raises OSError, PidFileError, ValueError for a wrong keep_pid.
+    classes. Raises OSError, PidFileError, ValueError for what one of them cannot be.
     """
     platform.require()
     if family is None:
@@ -186,16 +188,21 @@ class ForeignSocket(ListenerSocket):
 class _Owner:
     """Stands where a server would: it has the listener and the settings."""
 
+    drain_timeout: Optional[float] = 60.0
+    ready_timeout: Optional[float] = 60.0
+    keep_pid: detect.Setting = "auto"
+    pid_file: Any = None
     socket: ListenerSocket
 
     def __init__(self, backlog: int, settings: dict[str, Any]) -> None:
         self.request_queue_size = backlog
-        self.drain_timeout: float = settings.pop("drain_timeout", 60.0)
-        self.ready_timeout: float = settings.pop("ready_timeout", 60.0)
-        self.keep_pid: detect.Setting = detect.check(settings.pop("keep_pid", "auto"))
-        self.pid_file = settings.pop("pid_file", None)
-        if settings:
-            raise TypeError(f"listen() has no argument {', '.join(sorted(settings))}")
+        for name, value in settings.items():
+            if not hasattr(_Owner, name):
+                meant = nearest(name, vars(_Owner))
+                hint = f"; {meant} is one" if meant else ""
+                raise TypeError(f"listen() has no argument {name}{hint}")
+            setattr(self, name, value)
+        check_settings(self, _Owner)
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -283,8 +290,8 @@ def state() -> dict[str, Any]:
     """Return what this process is doing, in plain types that json can write.
 
     Keys: pid, generation, phase, since (when the phase began, in seconds since the epoch),
-    bridge, servers (address, accepting, active handlers, idle: how many of these wait for
-    their client's next message), successor and predecessors (pid and generation; None and
+    bridge, servers (address, accepting, active: how many handlers are at work, idle: how many
+    wait for their client's next message), successor and predecessors (pid and generation; None and
     empty when there are none), last_reload (None, or at, ok, generation, and seconds or
     reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
     `endless_py.upgrade.status()` returns).

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import http.server
+import mimetypes
 import os
+import re
 import socket
 import sys
 from typing import Any, Optional, Sequence
@@ -34,6 +37,41 @@ class FolderServer(DualStackMixIn, ThreadingHTTPServer):
 
 class FolderHTTPSServer(DualStackMixIn, ThreadingHTTPSServer):
     pass
+
+
+def _handler(options: argparse.Namespace) -> Any:
+    """Return the handler class that the options ask for."""
+    base: Any = http.server.SimpleHTTPRequestHandler
+    if getattr(options, "cgi", False):
+        base = http.server.CGIHTTPRequestHandler
+
+    class Handler(base):  # type: ignore[misc]
+        protocol_version = options.protocol
+        default_content_type = options.content_type or "application/octet-stream"
+
+        def send_response(self, code: int, message: Optional[str] = None) -> None:
+            super().send_response(code, message)
+            for name, value in options.header if code == 200 else ():
+                self.send_header(name, value)
+
+        def guess_type(self, path: Any) -> str:
+            found: str = super().guess_type(path)
+            if found == "application/octet-stream" and not mimetypes.guess_type(path)[0]:
+                return self.default_content_type  # which the standard class knows from 3.15 on
+            return found
+
+    return Handler
+
+
+def _check_headers(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What is no header would end the response's head, or begin another one."""
+    for name, value in options.header:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            parser.error(f"{name!r} cannot be the name of a header")
+        if not re.fullmatch(r"[\t\x20-\x7e\x80-\xff]*", value):
+            parser.error(f"{value!r} cannot be the value of a header")
+    if not re.fullmatch(r"[\x20-\x7e]*", options.content_type or ""):
+        parser.error(f"{options.content_type!r} cannot be a content type")
 
 
 def _port(word: str) -> int:
@@ -68,6 +106,20 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             "--cgi", action="store_true", help="run what is in cgi-bin; gone with Python 3.15"
         )
+    parser.add_argument(
+        "-H",
+        "--header",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a header of each response with status 200; may be given again",
+    )
+    parser.add_argument(
+        "--content-type",
+        metavar="TYPE",
+        help="of files whose name does not say it; default: application/octet-stream",
+    )
     parser.add_argument("--tls-cert", metavar="PATH", help="serve HTTPS with this certificate")
     parser.add_argument("--tls-key", metavar="PATH", help="its private key, if in another file")
     parser.add_argument("--tls-password-file", metavar="PATH", help="has the key's password")
@@ -104,9 +156,27 @@ def _tls(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[s
     return {"certfile": options.tls_cert, "keyfile": options.tls_key, "password": password}
 
 
+_HINTS = {
+    errno.EADDRINUSE: "; another program has it: choose another port",
+    errno.EACCES: "; ports below 1024 are root's: choose another one",
+    errno.EADDRNOTAVAIL: "; it is the address of no interface here",
+}
+
+
 def _fail(text: str, status: int) -> int:
     print(f"python -m endless_py: error: {text}", file=sys.stderr)
     return status
+
+
+def _unreadable(options: argparse.Namespace) -> str:
+    """Return which file of the TLS options cannot be read, and why; else ""."""
+    for what, path in (("certificate", options.tls_cert), ("private key", options.tls_key)):
+        try:
+            if path is not None:
+                open(path, "rb").close()
+        except OSError as error:
+            return f"cannot read the TLS {what} {path}: {error.strerror}"
+    return ""
 
 
 def _address(bind: Optional[str], port: int) -> tuple[int, Any]:
@@ -118,28 +188,28 @@ def main(words: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit status: 1 when it cannot serve."""
     parser = _parser()
     options = parser.parse_args(words)
+    _check_headers(parser, options)
     tls = _tls(parser, options)
+    unreadable = _unreadable(options)
+    if unreadable:
+        return _fail(unreadable, 1)
     kind: Any = FolderHTTPSServer if tls else FolderServer
     directory = options.directory or process.current.spawn.command.directory or os.getcwd()
     if not os.path.isdir(directory):
         return _fail(f"there is no folder {directory!r}; give one with --directory", 1)
 
-    base: Any = http.server.SimpleHTTPRequestHandler
-    if getattr(options, "cgi", False):
-        base = http.server.CGIHTTPRequestHandler
-
-    class Handler(base):  # type: ignore[misc]
-        protocol_version = options.protocol
-
     try:
         kind.pid_file = options.pid_file
         kind.address_family, address = _address(options.bind, options.port)
-        server = kind(address, functools.partial(Handler, directory=directory), **tls)
+        server = kind(address, functools.partial(_handler(options), directory=directory), **tls)
     except PidFileError as error:
         return _fail(str(error), 1)
     except (OSError, EndlessError) as error:
+        if isinstance(error, getattr(sys.modules.get("ssl"), "SSLError", ())):
+            return _fail(f"cannot use the TLS certificate {options.tls_cert}: {error}", 1)
         where = f"{options.bind or 'all interfaces'}, port {options.port}"
-        return _fail(f"cannot serve on {where}: {error}; is it taken? choose another", 1)
+        hint = _HINTS.get(getattr(error, "errno", None) or 0, "")
+        return _fail(f"cannot serve on {where}: {error}{hint}", 1)
     if options.watch:
         from endless_py import upgrade
 

@@ -15,6 +15,8 @@ from socketserver import (
 
 from endless_py._server.mixin import GracefulMixIn
 
+TYPE_CHECKING = False  # true for checkers
+
 __all__ = [
     "BaseRequestHandler",
     "BaseServer",
@@ -29,8 +31,13 @@ __all__ = [
 ]
 
 
-class TCPServer(GracefulMixIn, _std.TCPServer):
-    """socketserver.TCPServer, replaceable while it runs."""
+if TYPE_CHECKING:
+    # What checkers see: the constructors, attributes and methods of the standard classes first.
+    class TCPServer(_std.TCPServer, GracefulMixIn): ...
+else:
+
+    class TCPServer(GracefulMixIn, _std.TCPServer):
+        """socketserver.TCPServer, replaceable while it runs."""
 
 
 class UDPServer(TCPServer, _std.UDPServer):

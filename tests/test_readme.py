@@ -242,7 +242,7 @@ class Example:
         return Program(command=[sys.executable, self.path.name], cwd=self.path.parent)
 
 
-SERVERS = ("hello.py", "wsgi.py", "third_party.py")
+SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
 OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
 OTHERS += ("datagrams.py", "forking.py")
 

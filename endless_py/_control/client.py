@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
+_DAY = 86400.0  # seconds; poll() cannot count much further
 
 
 class Failed(EndlessError):
@@ -112,17 +113,21 @@ class Client:
         wait = min((seconds for seconds in times if seconds is not None), default=None)
         poll = select.poll()
         poll.register(self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0))
-        if poll.poll(None if wait is None else math.ceil(wait * 1000)):
+        if poll.poll(None if wait is None else math.ceil(min(wait, _DAY) * 1000)):
             return
         if not self._interrupted and wait == _INTERRUPT_AFTER:
             self._interrupted = True
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGURG)
 
-    def wait_end(self) -> None:
-        """Wait until the process has ended."""
-        while self.next() is not None:
-            pass
+    def wait_end(self) -> int:
+        """Wait until the process has ended; return how many requests it has cut meanwhile."""
+        cut = 0
+        while True:
+            answer = self.next()
+            if answer is None:
+                return cut
+            cut += int(answer.get("requests", 0))
 
     def close(self) -> None:
         self._channel.close()
@@ -199,8 +204,19 @@ def connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Client:
         raise Unanswered(f"there is no process {pid}")
     client = _try_connect(pid, deadline, descriptors)
     if client is None:
-        raise Unanswered(f"process {pid} does not serve with endless_py (or does not serve yet)")
+        raise Unanswered(
+            f"process {pid} does not serve with endless_py (or does not serve yet){_elsewhere(pid)}"
+        )
     return client
+
+
+def _elsewhere(pid: int) -> str:
+    """Return what to try with a process of a container; nothing for any other."""
+    with suppress(OSError):
+        for kind in ("pid", "net", "mnt"):
+            if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
+                return "; it seems to be in a container: ask inside that one, or as root"
+    return ""
 
 
 def follow(pid: int, deadline: Deadline) -> Client:

@@ -1,6 +1,7 @@
 """python -m endless_py reload, stop, status, upgrade and start-or-reload.
 
-Exit status: 0 done, 1 failed, 2 wrong arguments, 3 not done within --timeout.
+Exit status: 0 done, 1 failed, 2 wrong arguments, 3 not done within --timeout, 4 stopped, but
+requests were cut.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
+from endless_py._control import compare
 from endless_py._control.client import (
     Client,
     Deadline,
@@ -22,7 +24,7 @@ from endless_py._control.client import (
     connect,
     is_alive,
 )
-from endless_py._control.output import FAILED, OK, TIMED_OUT, complain, say, wait_gone
+from endless_py._control.output import CUT, FAILED, OK, TIMED_OUT, complain, say, wait_gone
 from endless_py._control.reload import reload
 from endless_py._supervisor.pidfile import read_pid
 from endless_py.exceptions import EndlessError, PidFileError
@@ -83,18 +85,19 @@ def _stop(pid: int, deadline: Deadline, word: str) -> int:
                         watched[other].ask("watch")
             client.ask("stop")
             taken = client.next() is not None
-            client.wait_end()
+            cut = client.wait_end()
         # An order that it did not live to take has not reached the others either.
         if not taken and (any(map(is_alive, watched)) or _names_another(word, pid, deadline)):
             raise Unanswered(f"process {pid} ended before it answered")
         for watching in watched.values():
-            watching.wait_end()
+            cut += watching.wait_end()
     finally:
         for watching in watched.values():
             watching.close()
     wait_gone([pid, *watched], deadline)
-    say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended")
-    return OK
+    lost = f"; {cut} request{'s were' if cut > 1 else ' was'} cut" if cut else ""
+    say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended{lost}")
+    return CUT if cut else OK
 
 
 # -- status -------------------------------------------------------------------
@@ -178,7 +181,12 @@ def _start_or_reload(
             raise
         pid = None
     if pid is not None and is_alive(pid):
-        return _with(path, deadline, lambda pid: reload(pid, deadline))
+
+        def reload_what_is_asked(pid: int) -> int:
+            compare.check(pid, command, deadline)
+            return reload(pid, deadline)
+
+        return _with(path, deadline, reload_what_is_asked)
     if path.isdigit():
         raise Failed(f"there is no process {path}; give a pid file to start one")
     log_path = log_path or f"{path}.log"
@@ -221,7 +229,9 @@ def _parser() -> argparse.ArgumentParser:
 
     kind = add("reload", "Reload a server and say how it went.", 120.0)
     kind.add_argument(
-        "--wait-drained", action="store_true", help="wait until the old generation has ended, too"
+        "--wait-drained",
+        action="store_true",
+        help="wait until all older generations have ended",
     )
     kind.add_argument(
         "--no-wait",

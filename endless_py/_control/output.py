@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Iterable
 
-OK, FAILED, TIMED_OUT = 0, 1, 3
+OK, FAILED, TIMED_OUT, CUT = 0, 1, 3, 4
 
 
 def wait_gone(pids: Iterable[int], deadline: Deadline) -> None:

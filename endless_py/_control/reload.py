@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
-from endless_py._control.client import Deadline, Failed, Unanswered, connect, follow, is_alive
+from endless_py._control.client import (
+    Client,
+    Deadline,
+    Failed,
+    Unanswered,
+    chain,
+    connect,
+    follow,
+    is_alive,
+)
 from endless_py._control.output import FAILED, OK, complain, say, wait_gone
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -16,9 +26,10 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
     """Reload a process, and return the exit status.
 
     It is done when the new code serves and, where the pid is kept and `wait` says so, when it
-    serves under that pid; with wait_drained once the old generation has ended as well.
+    serves under that pid; with wait_drained once every older generation has ended as well.
     """
     client = connect(pid, deadline)
+    older: list[Client] = []
     try:
         client.ask("reload")
         ready: Optional[dict[str, Any]] = None
@@ -37,14 +48,30 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                 _say_ready(client.pid, ready)
                 if not wait_drained and not (ready["bridge"] and wait):
                     return OK
+                if wait_drained:
+                    older = _watch_older(client.pid, ready, deadline)
             elif event == "end" and ready is None:
                 raise Unanswered(
                     f"process {client.pid} ended before it could say how the reload went"
                 )
             elif event == "end" and ready is not None:
-                return _drained(client.pid, ready, deadline)
+                return _drained(client.pid, ready, older, deadline)
     finally:
-        client.close()
+        for watching in [client, *older]:
+            watching.close()
+
+
+def _watch_older(pid: int, ready: dict[str, Any], deadline: Deadline) -> list[Client]:
+    """Return conversations with the generations before the one that drains now."""
+    found: list[Client] = []
+    with suppress(Failed):  # it ends just now
+        for state in chain(pid, deadline):
+            if state["generation"] < ready["generation"] and state["pid"] != pid:
+                with suppress(Failed):
+                    watching = connect(state["pid"], deadline)
+                    found.append(watching)
+                    watching.ask("watch")
+    return found
 
 
 def _say_failed(answer: dict[str, Any]) -> None:
@@ -62,10 +89,14 @@ def _say_ready(pid: int, ready: dict[str, Any]) -> None:
     say(f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}")
 
 
-def _drained(pid: int, ready: dict[str, Any], deadline: Deadline) -> int:
+def _drained(pid: int, ready: dict[str, Any], older: list[Client], deadline: Deadline) -> int:
+    for watching in older:
+        watching.wait_end()
+    gone = [watching.pid for watching in older]
     if not ready["bridge"]:
-        wait_gone([pid], deadline)
-        say(f"drained: pid {pid} has ended")
+        gone = sorted([*gone, pid])
+        wait_gone(gone, deadline)
+        say(f"drained: pid {', '.join(map(str, gone))} has ended")
         return OK
     # The same pid now runs the new code, or will in a moment.
     while True:

@@ -52,10 +52,13 @@ class Answers:
         command = request.get("command")
         if command == "status":
             conversation.send({"event": "status", **self.state()}, last=True)
+        elif command == "origin":
+            conversation.send({"event": "origin", **self._process.started.origin()}, last=True)
         elif command == "watch":
-            pass  # the end of the conversation is the end of this process
+            self._report.follow_end(conversation)
         elif command == "stop":
             conversation.send({"event": "stopping"})
+            self._report.follow_end(conversation)
             self._process.leave(Order(Event.STOP, "the stop command"))
         elif command == "reload":
             self._reload_for(conversation)

@@ -12,6 +12,8 @@ from endless_py._reload import hooks
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.exit import let_threads_go
 from endless_py._reload.listener import Listener
+from endless_py._reload.report import Report
+from endless_py._reload.settings import say_limit
 from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import Connection, say_address
 from endless_py._support import faults, log
@@ -26,8 +28,9 @@ class HandlerCut(BaseException):
 class Drain:
     """The drain of all servers of this process."""
 
-    def __init__(self, process: BaseProcess) -> None:
+    def __init__(self, process: BaseProcess, report: Report) -> None:
         self._process = process
+        self._report = report
 
     # -- actions ----------------------------------------------------------
 
@@ -36,7 +39,7 @@ class Drain:
         process = self._process
         faults.at("stop accepting")
         active, longest = process.listeners.drain()
-        process.log(log.INFO, f"{why}; finishing {active} requests, at most {longest:g} s")
+        process.log(log.INFO, f"{why}; finishing {active} requests, {say_limit(longest)}")
         process.wake_all()
 
     def tell_program(self, *_: object) -> None:
@@ -83,6 +86,7 @@ class Drain:
 
     def _cut(self, listener: Listener, now: float) -> None:
         active = listener.connections.all()
+        self._report.cut(sum(not connection.idle for connection in active))
         faults.at("hammer")
         for connection in active:
             self._process.log(

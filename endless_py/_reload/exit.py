@@ -9,14 +9,17 @@ import sys
 import threading
 import time
 
-from endless_py._reload import hooks
+from endless_py._reload import hooks, stacks
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
 from endless_py._reload.reexec import Reexec
+from endless_py._reload.settings import NO_LIMIT
 from endless_py._reload.signals import CALL, as_if_not_there, interrupt
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
+from endless_py._supervisor import detect
+from endless_py._supervisor.detect import ends_all
 from endless_py._support import faults, log
 from endless_py._support.sigmask import block, unblock
 
@@ -29,6 +32,7 @@ _NAME_AFTER = 5.0  # seconds a program has to end before what keeps it alive is 
 # Seconds that the main thread has to end by itself, where it waited for the servers; until it is
 # ended though it does not come back to what it did, where it did not wait; and between two looks.
 _MAIN_GRACE, _MAIN_WORKS, _MAIN_LOOK = 1.0, 3.0, 0.05
+_KILL_AFTER = 2.0  # seconds that the interpreter's own end may take
 
 
 class Exit:
@@ -47,7 +51,7 @@ class Exit:
         self._stop = stop
         self._reexec = reexec
         self._migration = migration
-        self.watch = ExitWatch(process)
+        self.watch = ExitWatch(process, supervisor)
 
     def check(self) -> None:
         """During a drain: finish when nothing is left to wait for."""
@@ -96,6 +100,8 @@ class Exit:
             stopped = self._stop.last_signal
         elif stopped is None and not foreign:
             stopped = int(getattr(signal, CALL))  # HUP would have ended the program as well
+        supervised = detect.is_watched(self._supervisor.notifier.enabled) or kept or process.bridge
+        self.watch.end_after = process.listeners.exit_grace(supervised)
         self.watch.begin(stopped, {listener.loop_thread for listener in process.listeners.all})
         if process.hooks.steps[hooks.DRAINED]:
             process.driver.later(self._run_hooks)
@@ -176,8 +182,12 @@ class Exit:
 class ExitWatch:
     """Watches over the time from the end of the drain to the end of the program."""
 
-    def __init__(self, process: BaseProcess) -> None:
+    def __init__(self, process: BaseProcess, supervisor: Supervisor) -> None:
         self._process = process
+        self._supervisor = supervisor
+        self.end_after = NO_LIMIT  # seconds that the program has
+        self._end_at: Optional[float] = None
+        self._kill_at: Optional[float] = None
         self._name_at: Optional[float] = None
         self._main_at: Optional[float] = None
         self._main_was: tuple[str, ...] = ()
@@ -192,6 +202,7 @@ class ExitWatch:
         """
         now = time.monotonic()
         self._name_at = now + _NAME_AFTER
+        self._end_at = now + self.end_after if self.end_after < NO_LIMIT else None
         main = _main_frame()
         if stop_signal is not None and main and threading.main_thread().ident not in loops:
             self._number = signal.Signals(stop_signal)
@@ -201,7 +212,8 @@ class ExitWatch:
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `check()` has something to do."""
-        return min((t for t in (self._name_at, self._main_at) if t is not None), default=None)
+        times = (self._name_at, self._main_at, self._end_at, self._kill_at)
+        return min((t for t in times if t is not None), default=None)
 
     def check(self) -> None:
         """The program should end now; when it does not, say what keeps it alive."""
@@ -231,6 +243,25 @@ class ExitWatch:
                 log.WARNING,
                 f"finished {_NAME_AFTER:g} s ago, but the program has not ended; alive: {names}",
             )
+        if self._end_at is not None and now >= self._end_at:
+            self._end(now)
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            if not ends_all(os.getpid()):
+                self._supervisor.ended()
+                os._exit(1)
+
+    def _end(self, now: float) -> None:
+        """The program had its time: end it as it would end itself, or at once if that fails."""
+        self._end_at, self._kill_at = None, now + _KILL_AFTER
+        for line in stacks.lines():
+            self._process.log(log.ERROR, f"does not end: {line}")
+        text = f"finished {self.end_after:g} s ago, but the program has not ended; it is ended now"
+        self._process.log(log.ERROR, text)
+        main = threading.main_thread()
+        let_threads_go(t for t in threading.enumerate() if not t.daemon and t is not main)
+        self.ends_main = True
+        os.kill(os.getpid(), getattr(signal, CALL))
 
 
 def _main_frame() -> Optional[FrameType]:

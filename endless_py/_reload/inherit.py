@@ -7,6 +7,7 @@ import os
 from endless_py._handoff import error_output, greeting
 from endless_py._handoff.child import Child
 from endless_py._handoff.greeting import Greeting
+from endless_py._reload import stacks
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets import activation
@@ -27,6 +28,7 @@ class Inherit:
         self._process = process
         self._supervisor = supervisor
         self._error_output: Optional[error_output.ErrorOutput] = None
+        self.offers_stacks = False  # to the predecessor, until all is served
         self.control: Optional[int] = None  # the socket for commands that this pid had before
         process.received.claim = self.claim
 
@@ -48,6 +50,7 @@ class Inherit:
             unblock(process.signals.roles)
             return False
         self._take(found)
+        self.offers_stacks = stacks.offer()
         return True
 
     def claim(self, family: int, kind: int, address: Any) -> bool:
@@ -73,6 +76,8 @@ class Inherit:
         process.generation, process.bridge = found.generation, found.bridge
         process.orphaned = found.orphaned and not found.in_place
         self.control = found.control
+        if self.control is not None:
+            os.set_inheritable(self.control, False)  # it is this pid's alone
         process.predecessors.greet(found)
         process.files = found.files
         process.received.waiting = found.listeners

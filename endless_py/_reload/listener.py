@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 
+from endless_py._reload import settings
 from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
 from endless_py._sockets.listener import Binding
 from endless_py._sockets.poller import Poller
@@ -147,8 +148,8 @@ class Listener:
         return self._server()
 
     def setting(self, name: str) -> float:
-        """Return a setting of the server, in seconds."""
-        return float(getattr(self._server(), name, 0.0))
+        """Return a time that the server has set, in seconds."""
+        return settings.seconds(self._server(), name)
 
     def report(self) -> dict[str, Any]:
         """Return this server's part of `endless_py.state()`."""
@@ -156,7 +157,7 @@ class Listener:
         return {
             "address": str(self),
             "accepting": self.accepting and self.entered,
-            "active": active,
+            "active": active - idle,
             "idle": idle,
         }
 

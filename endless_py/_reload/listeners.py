@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
 from endless_py._sockets.connection import DrainSignal
 
@@ -64,6 +65,19 @@ class Listeners:
         """Return how many seconds a drain may take."""
         return max((s.setting("drain_timeout") for s in self.all), default=0.0)
 
+    def exit_grace(self, supervised: bool) -> float:
+        """Return how many seconds the program has to end in, once all have drained."""
+        auto = 30.0 if supervised else settings.NO_LIMIT
+        return max(
+            (
+                auto
+                if getattr(s.server, "exit_grace", "auto") == "auto"
+                else s.setting("exit_grace")
+                for s in self.all
+            ),
+            default=auto,
+        )
+
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which the drain of one has a next step."""
         times = [t for s in self.all for t in (s.drain_deadline, s.abandon_at)]
@@ -110,7 +124,8 @@ class Listeners:
     def drain(self) -> tuple[int, float]:
         """Begin the drain; return how many handlers are active, and the longest time (s)."""
         now = time.monotonic()
-        active = sum(len(s.connections) for s in self.all)
+        counts = [s.connections.counts() for s in self.all]
+        active = sum(total - idle for total, idle in counts)
         longest = 0.0
         for listener in self.all:
             listener.move("drain")

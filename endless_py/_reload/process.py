@@ -56,7 +56,7 @@ class ServerProcess(BaseProcess):
         self.spawn = Spawn(self, self.supervisor, self.report)
         self.bridging = Bridge(self, self.spawn, self.supervisor, self.report)
         self.answers = Answers(self, self.stop, self.report, self.bridging)
-        self.drain = Drain(self)
+        self.drain = Drain(self, self.report)
         self.migration = Migration(self)
         self.resume = Resume(self, self.report)
         self.reexec = Reexec(self, self.spawn, self.supervisor, self.report, self.answers)
@@ -312,7 +312,7 @@ class ServerProcess(BaseProcess):
         self.predecessors.at_exit()
         successor = self.living_successor
         if successor is not None:
-            successor.channel.leave_open()
+            successor.leave_open()
             self.successor = None
 
     def _pass_on_the_last(self) -> None:

@@ -6,15 +6,17 @@ import os
 import signal
 import threading
 import time
+import weakref
 from contextlib import suppress
 
-from endless_py._reload import hooks
+from endless_py._reload import hooks, stacks
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.inherit import Inherit
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.signals import RELOAD, STOP
 from endless_py._reload.supervisor import Supervisor
+from endless_py._supervisor.detect import ends_all
 from endless_py._support import faults, log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -37,6 +39,9 @@ class Readiness:
         self._lock = threading.Lock()  # two threads may want to say it of the same listener
         self._told = False  # that all are
         self._called = False  # by the program itself
+        self._announced = False  # one of them was, aloud
+        self._main: Optional[weakref.ref[Listener]] = None  # the first served in the main thread
+        self._quiet: weakref.WeakSet[Listener] = weakref.WeakSet()  # not announced aloud
         # What the successor has not adopted by then is closed (time.monotonic).
         self._grace_ends: Optional[float] = None
 
@@ -85,13 +90,34 @@ class Readiness:
             if process.machine.accepting:
                 listener.move("ready")
             listener.wake()
-            how = " meanwhile" if process.bridge else f"; {orders}"
-            process.log(log.INFO, f"serves {listener}{how}")
+            self._announce(listener, " meanwhile" if process.bridge else f"; {orders}")
             if parent is not None:
                 index = listener.binding.index if listener.binding is not None else None
                 faults.at("ready")
                 self._tell(parent, "ready", index)
         self._complete()
+
+    def _announce(self, listener: Listener, how: str) -> None:
+        """Say that it is served; aloud, where somebody may want to know.
+
+        A program's tests serve hundreds in threads, which nobody reloads: they get one line.
+        """
+        process, main = self._process, threading.main_thread().ident
+        in_main = [s for s in process.listeners.all if s.loop_thread == main]
+        if self._main is None and in_main:
+            self._main = weakref.ref(in_main[0])
+        served = self._main is not None and self._main() in in_main
+        aloud = served or process.generation or self._called or not listener.own_loop
+        known = [listener] if aloud or not self._announced else []
+        if served:  # what was kept quiet until now
+            known += [s for s in process.listeners.all if s.ready and s in self._quiet]
+            self._quiet = weakref.WeakSet()
+        elif not known:
+            self._quiet.add(listener)
+            process.log(log.DEBUG, f"serves {listener}{how}")
+        for each in known:
+            self._announced = True
+            process.log(log.INFO, f"serves {each}{how}")
 
     def _complete(self) -> None:
         process = self._process
@@ -101,6 +127,9 @@ class Readiness:
             complete = all(s.ready for s in process.listeners.all) and not self._told
             self._told = self._told or complete
         process.leave(Order(None, call=self._tell_supervisor))
+        if complete and self._inherit.offers_stacks:
+            self._inherit.offers_stacks = False
+            stacks.withdraw()
         if complete:
             process.hooks.run_step(hooks.READY)
 
@@ -111,8 +140,10 @@ class Readiness:
     def _orders(self) -> str:
         """Say how an operator reloads and stops this process."""
         signals = self._process.signals
-        pairs = (signals.first(RELOAD), "reloads"), (signals.first(STOP), "stops")
+        pairs = (signals.ordered_by(RELOAD), "reloads"), (signals.ordered_by(STOP), "stops")
         known = [(name, verb) for name, verb in pairs if name]
+        if not known:
+            return "no signal of its own, endless_py.reload() reloads"
         return ", ".join(
             f"{'kill ' * (not number)}-{name} {f'{os.getpid()} ' * (not number)}{verb}"
             for number, (name, verb) in enumerate(known)
@@ -184,7 +215,7 @@ class Readiness:
             if successor.superseded:  # it said so before this process counted it as ready
                 self._process.fire(Event.SUPERSEDED)
         elif successor.started is not None and now >= successor.started + timeout:
-            if successor.child is None and self._ends_all(successor.pid):
+            if successor.child is None and ends_all(successor.pid):
                 successor.started = None
                 self._process.log(
                     log.ERROR,
@@ -197,14 +228,11 @@ class Readiness:
             if successor.child is None or serves:
                 with suppress(OSError):  # its channel is open, so the pid is still its own
                     os.kill(successor.pid, signal.SIGTERM if serves else signal.SIGKILL)
+            elif successor.child is not None:
+                stacks.ask(successor.pid)
             longest = self._process.listeners.longest_drain()
             reason = f"it was not ready within {timeout:g} s"
-            successor.fail(reason, kill_after=longest + 1 if serves else 0.0)
-
-    @staticmethod
-    def _ends_all(pid: int) -> bool:
-        """Whether the end of this pid ends every other process: a container's, or a unit's."""
-        return pid == 1 or os.environ.get("SYSTEMD_EXEC_PID") == str(pid)
+            successor.fail(reason, kill_after=longest + 1 if serves else stacks.PATIENCE)
 
     # -- actions ----------------------------------------------------------
 

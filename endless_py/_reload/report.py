@@ -34,6 +34,8 @@ class Report:
         self.last: Optional[dict[str, Any]] = None  # as `state()` shows it
         self._following: list[Follower] = []
         self._waiting: list[Follower] = []  # they asked during a reload, for one after it
+        self._ending: list[Follower] = []  # they wait for the end of this process
+        self._cut = 0  # requests
         self._capture: Optional[Capture] = None
         self._rest: list[ErrorOutput] = []  # of earlier successors, not written yet
         self._began = 0.0
@@ -48,6 +50,21 @@ class Report:
     def wait(self, follower: Follower) -> None:
         """Tell this one about the first reload after the present one."""
         self._waiting.append(follower)
+
+    def follow_end(self, follower: Follower) -> None:
+        """Tell this one what is cut until the process ends."""
+        self._ending.append(follower)
+        self._say_cut([follower], self._cut)
+
+    def cut(self, requests: int) -> None:
+        """The drain's time is over, and so many requests were ended before their answer."""
+        self._cut += requests
+        self._say_cut(self._ending, requests)
+
+    @staticmethod
+    def _say_cut(followers: list[Follower], requests: int) -> None:
+        for follower in followers if requests else ():
+            follower.send({"event": "cut", "requests": requests})
 
     def again(self) -> bool:
         """Whether somebody waits for one more reload, which is to begin now."""
@@ -109,7 +126,9 @@ class Report:
         """The successor serves; from its first ready on it has its own error output again."""
         successor = self._process.successor
         assert successor is not None
-        seconds = round(time.monotonic() - self._began, 3)
+        # What is handed back to a kept pid was not begun by an order here.
+        began = self._began or successor.started or time.monotonic()
+        seconds, self._began = round(time.monotonic() - began, 3), 0.0
         self._release()
         self.last = {"at": time.time(), "ok": True, "generation": successor.generation}
         self.last["seconds"] = seconds
@@ -158,6 +177,7 @@ class Report:
             self._capture.output.take_in()
             lines = self._capture.output.lines()
         self._release()
+        self._began = 0.0
         self.last = {"at": time.time(), "ok": False, "generation": generation, "reason": text}
         self._end(generation, text, lines, again)
 

@@ -71,6 +71,11 @@ class Signals:
         names = (signal.Signals(n).name[3:] for n, found in self.roles.items() if found == role)
         return next(names, "")
 
+    def ordered_by(self, role: str) -> str:
+        """As `first()`, of those that are not the program's own."""
+        names = (signal.Signals(n).name[3:] for n in self.roles if n in self.ours(role))
+        return next(names, "")
+
     def ours(self, role: str) -> set[int]:
         """Return the signals with this role that are not the program's own."""
         return {number for number in self._previous if self.roles.get(number) == role}

@@ -9,7 +9,7 @@ import os
 import threading
 from functools import partial
 
-from endless_py._handoff import command_line, greeting, starter
+from endless_py._handoff import greeting, starter
 from endless_py._handoff.successor import Successor
 from endless_py._reload import dry_start, hooks
 from endless_py._reload.base import BaseProcess, Order
@@ -45,7 +45,7 @@ class Spawn:
         self._process = process
         self._supervisor = supervisor
         self._report = report
-        self.command = command_line.capture()
+        self.command = process.started.command
         # Held while a successor is started, and by whoever forks: see `process`.
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None
@@ -56,12 +56,15 @@ class Spawn:
     def keeps_pid(self) -> bool:
         """Whether the next reload keeps the pid; logged when it is first known."""
         process = self._process
-        settings = [getattr(s.server, "keep_pid", "auto") for s in process.listeners.all]
+        settings: list[Any] = [getattr(s.server, "keep_pid", "auto") for s in process.listeners.all]
         keeps, why = detect.decide(settings, self._supervisor.notifier.enabled)
         said, self._said = self._said, keeps
         if keeps is not said and (said is not None or process.predecessors.parent is None):
             kept = "keeps the pid" if keeps else "gives the new process a pid of its own"
-            process.log(log.INFO, f"a reload {kept}: {why}")
+            main = threading.main_thread().ident
+            alone = all(s.own_loop and s.loop_thread != main for s in process.listeners.all)
+            level = log.DEBUG if said is None and alone and not process.generation else log.INFO
+            process.log(level, f"a reload {kept}: {why}")
         return keeps
 
     def announce(self, *_: object) -> None:

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 
+def check_free(server: Any) -> None:
+    """Raise ValueError (as the standard class) for a closed server, RuntimeError for a busy one."""
+    if server.fileno() < 0:
+        raise ValueError("this server is closed; to serve again, make another one")
+    if server._listener.loop_thread not in (None, threading.get_ident()):
+        raise RuntimeError("this server is being served, by another thread")
+
+
 class AcceptLoop:
     """One call of serve_forever(), or with `once` of handle_request().
 
@@ -35,6 +43,7 @@ class AcceptLoop:
     ) -> None:
         self._server = server
         self._listener = server._listener
+        check_free(server)
         self._once = once
         self._until = until
         self._interval = None if once else poll_interval

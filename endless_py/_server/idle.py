@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from endless_py._reload import process
+from endless_py._reload.settings import seconds
 from endless_py._sockets.connection import (
     MAX_STATE,
     Connection,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from endless_py._reload.listener import Listener
 
 NAME = "_endless_boundary"
+_DAY = 86400.0  # seconds, after which is looked again: poll() cannot count much further
 
 
 class Boundary:
@@ -84,6 +86,16 @@ class Boundary:
 
         Raises TimeoutError when the connection's own time-out passes first.
         """
+        try:
+            return self._wait(handler)
+        finally:
+            self._speaks()
+
+    def _speaks(self) -> None:
+        if self._connection is not None and self._connection.idle:
+            self._connection.move("speaks")
+
+    def _wait(self, handler: Any) -> bool:
         if not _can_be_looked_into(handler) or _buffered(handler):
             return True
         try:
@@ -103,7 +115,7 @@ class Boundary:
                     self._drain_signal, self._poll = None, select.poll()
                     self._poll.register(descriptor, select.POLLIN)
                     self._drain_seen = time.monotonic()
-                grace = self._drain_seen + handler.server.keepalive_grace
+                grace = self._drain_seen + seconds(handler.server, "keepalive_grace")
             elif self._poll is None or self._drain_signal is not self._listener.drain_signal:
                 self._drain_signal, self._poll = self._listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
@@ -112,12 +124,10 @@ class Boundary:
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace
-            wait = None if ends is None else max(0.0, ends - time.monotonic()) * 1000
-            if self._connection is not None:
+            wait = None if ends is None else max(0.0, min(ends - time.monotonic(), _DAY)) * 1000
+            if self._connection is not None and not self._connection.idle:
                 self._connection.move("waits")
             ready = self._poll.poll(wait)
-            if self._connection is not None:
-                self._connection.move("speaks")
             if descriptor in dict(ready):
                 return True
             if ready:
@@ -143,6 +153,7 @@ class Boundary:
             return False
         with suppress(AttributeError):
             handler.wfile.flush()
+        self._speaks()
         handler.migrating = True
         self._connection.leaves_with = state
         self._connection.move("leaves")

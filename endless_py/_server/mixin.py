@@ -11,12 +11,12 @@ import threading
 import time
 from contextlib import suppress
 
-from endless_py._reload import process
+from endless_py._reload import process, settings
 from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import Listener
 from endless_py._server import forking
 from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
-from endless_py._server.accept_loop import AcceptLoop
+from endless_py._server.accept_loop import AcceptLoop, check_free
 from endless_py._sockets.connection import Connection, MigratingConnection
 from endless_py._sockets.keeper import Keeper
 from endless_py._sockets.shared import ListenerSocket
@@ -25,7 +25,7 @@ from endless_py._support import platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional, Union
+    from typing import Any, Literal, Optional, Union
 
 
 _SERVE_FOREVER = socketserver.BaseServer.serve_forever.__code__
@@ -37,6 +37,11 @@ class _Record:
     def __get__(self, server: Any, owner: Optional[type] = None) -> Listener:
         found: Listener = vars(server).setdefault("_listener", Listener(server))
         return found
+
+
+def _is_behind(kind: type) -> bool:
+    """Whether a base has to stand to the right of GracefulMixIn."""
+    return issubclass(kind, socketserver.BaseServer) and not issubclass(kind, GracefulMixIn)
 
 
 class _Socket:
@@ -91,9 +96,11 @@ def _bound(listener: Listener) -> None:
 class GracefulMixIn:
     """Makes a subclass of socketserver.BaseServer replaceable while it runs.
 
-    It goes leftmost among the bases: class Server(GracefulMixIn, SomeServer).
-    Everything the server class could do it still does; these attributes are new, and as
-    with socketserver's own a subclass sets them:
+    It goes leftmost among the bases: class Server(GracefulMixIn, SomeServer); right of a server
+    class it is a TypeError. Everything the server class could do it still does; these attributes
+    are new, and as with socketserver's own a subclass sets them. What a setting cannot be, or one
+    that is misspelt, is a ValueError when the server is made or begins to serve. Where seconds
+    are meant None stands for no limit.
 
     drain_timeout       seconds that active handlers have to finish after a reload or a
                         stop, before their connections are cut; default 60
@@ -101,6 +108,9 @@ class GracefulMixIn:
                         process goes on; default 60
     keepalive_grace     seconds after which an idle connection that cannot migrate is
                         closed unasked during a drain; default 5
+    exit_grace          seconds that the program has to end once its servers have drained; then
+                        what each thread does is logged and it is ended; default "auto", which
+                        is 30 where a supervisor is seen, and no limit elsewhere
     keep_pid            whether a reload keeps the pid: True, False, or "auto", which is yes
                         where something watches it (pid 1, tini and its like, supervisord,
                         runsv, s6-supervise, a systemd unit that cannot be told the new pid,
@@ -126,9 +136,10 @@ class GracefulMixIn:
                         another living process or is no pid file; default None, no file
     """
 
-    drain_timeout = 60.0
-    ready_timeout = 60.0
-    keepalive_grace = 5.0
+    drain_timeout: Optional[float] = 60.0
+    ready_timeout: Optional[float] = 60.0
+    keepalive_grace: Optional[float] = 5.0
+    exit_grace: Union[float, Literal["auto"], None] = "auto"
     keep_pid: detect.Setting = "auto"
     tcp_nodelay = True
     max_handlers: Optional[int] = None
@@ -136,16 +147,19 @@ class GracefulMixIn:
     ready_on_serve = True
     pid_file: Union[str, os.PathLike[str], None] = None
 
-    socket: Any = _Socket()
-
-    # Provided by the class to the right.
-    server_address: Any
-    RequestHandlerClass: Any
-    active_children: Any
-    max_children: int
+    if not TYPE_CHECKING:
+        socket = _Socket()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        order = cls.__mro__
+        base = socketserver.BaseServer
+        if base in order and order.index(base) < order.index(GracefulMixIn):
+            bases = [kind.__name__ for kind in sorted(cls.__bases__, key=_is_behind)]
+            raise TypeError(
+                f"GracefulMixIn goes to the left of the server class, else it does nothing: "
+                f"class {cls.__name__}({', '.join(bases)})"
+            )
         # A ForkingMixIn to the left of this class (whole files swapped have that) would
         # wait for any child at max_children, block the loop, and reap the successor.
         std = getattr(forking.StdForkingMixIn, "collect_children", None)
@@ -160,12 +174,18 @@ class GracefulMixIn:
             Not in __init__(): a class to the right may call that of a class of ours by its name.
             """
             platform.require()
-            detect.check(cls.keep_pid)
-            most = cls.max_handlers
-            if most is not None and (not isinstance(most, int) or most < 1):
-                raise ValueError(f"max_handlers must be None or at least 1, not {most!r}")
             make = super().__new__
-            return make(cls) if make is object.__new__ else make(cls, *arguments, **keywords)
+            server = make(cls) if make is object.__new__ else make(cls, *arguments, **keywords)
+            settings.check(server, GracefulMixIn)
+            return server
+
+        def serve_forever(self, *arguments, **keywords):
+            """As the class's own; what was set since it was made is checked before."""
+            settings.check(self, GracefulMixIn)
+            serve = super().serve_forever
+            if getattr(serve, "__func__", None) is socketserver.BaseServer.serve_forever:
+                check_free(self)
+            serve(*arguments, **keywords)
 
     _listener = _Record()
 
@@ -204,7 +224,7 @@ class GracefulMixIn:
 
     # -- the loop ---------------------------------------------------------
 
-    def handle_request(self) -> None:
+    def handle_request(self: Any) -> None:
         """Handle one request, as socketserver's; raises SystemExit once the process is drained.
 
         A loop around this method could not know otherwise that it is over.
@@ -217,7 +237,7 @@ class GracefulMixIn:
             self._raise_interrupt()
             raise SystemExit(0)
         if not handled:
-            self.handle_timeout()  # type: ignore[attr-defined]
+            self.handle_timeout()
 
     @staticmethod
     def _raise_interrupt() -> None:

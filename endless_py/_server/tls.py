@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server as _std
+import os
 import select
 import socket
 import sys
@@ -10,12 +11,20 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
+from endless_py._reload.settings import seconds
 from endless_py._sockets.connection import say_address
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional, Sequence
+    from socketserver import BaseRequestHandler
+    from typing import Any, Callable, Optional, Sequence, Union
+
+    Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+    Password = Union[str, bytes, bytearray, Callable[[], Union[str, bytes, bytearray]]]
+    Host = Union[str, bytes, bytearray]
+    Address = Union[tuple[Host, int], tuple[Host, int, int, int]]
+    Handlers = Callable[[Any, Any, Any], BaseRequestHandler]
 
 
 class TLSMixIn:
@@ -24,20 +33,21 @@ class TLSMixIn:
     The arguments are those of http.server.HTTPSServer from Python 3.14 on. The certificate
     is read before the address is bound: a reload with one that cannot be used fails.
 
-    handshake_timeout   seconds a client has to complete the TLS handshake; default 10
+    handshake_timeout   seconds a client has to complete the TLS handshake, None for no limit;
+                        default 10
     """
 
-    handshake_timeout = 10.0
+    handshake_timeout: Optional[float] = 10.0
 
     def __init__(
         self,
-        server_address: Any,
-        RequestHandlerClass: Any,
+        server_address: Address,
+        RequestHandlerClass: Handlers,
         bind_and_activate: bool = True,
         *,
-        certfile: Any,
-        keyfile: Any = None,
-        password: Any = None,
+        certfile: Path,
+        keyfile: Optional[Path] = None,
+        password: Optional[Password] = None,
         alpn_protocols: Optional[Sequence[str]] = None,
     ) -> None:
         """Raises OSError (ssl.SSLError is one) for a certificate or key that cannot be used."""
@@ -64,7 +74,12 @@ class TLSMixIn:
         password = self.password
         if password is None and not (sys.stdin and sys.stdin.isatty()):
             password = ""  # else OpenSSL would wait for somebody to type one
-        context.load_cert_chain(self.certfile, self.keyfile, password)
+        try:
+            context.load_cert_chain(self.certfile, self.keyfile, password)
+        except FileNotFoundError as error:  # it does not say which
+            paths = [path for path in (self.certfile, self.keyfile) if path is not None]
+            error.filename = next((path for path in paths if not os.path.exists(path)), None)
+            raise
         context.set_alpn_protocols(self.alpn_protocols)
         return context
 
@@ -96,7 +111,8 @@ class TLSMixIn:
 
     def _handshake(self: Any, encrypted: Any) -> None:
         timeout = encrypted.gettimeout()
-        deadline = time.monotonic() + self.handshake_timeout
+        patience = seconds(self, "handshake_timeout")
+        deadline = time.monotonic() + patience
         encrypted.settimeout(0.0)
         poll = select.poll()
         while True:
@@ -108,8 +124,8 @@ class TLSMixIn:
             except self.ssl.SSLWantWriteError:
                 poll.register(encrypted, select.POLLOUT)
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or not poll.poll(remaining * 1000):
-                raise TimeoutError(f"not complete within {self.handshake_timeout:g} s")
+            if remaining <= 0 or not poll.poll(min(remaining, 86400) * 1000):
+                raise TimeoutError(f"not complete within {patience:g} s")
         encrypted.settimeout(timeout)
 
     @staticmethod

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Union
+    from typing import Any, Literal, Union
 
-    Setting = Union[bool, str]
+    Setting = Union[bool, Literal["auto"]]
 
 _WATCHERS = ("runsv", "s6-supervise", "supervise")
 # Each ends when the one process that it started does, and the container ends with it.
@@ -29,7 +29,7 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
     settings are those of all servers: one True among them keeps it. notifies says that a service
     manager can be told another pid.
     """
-    explicit = [setting for setting in settings if isinstance(setting, bool)]
+    explicit = [bool(setting) for setting in settings if setting != "auto"]
     if explicit:
         return any(explicit), f"keep_pid = {any(explicit)}"
     if os.getpid() == 1:
@@ -45,7 +45,21 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
         return True, f"the container ends when it does: {parent} waits for that"
     if _in_foreground():
         return True, "it runs in the foreground of a terminal"
+    if notifies:
+        return False, "the manager that listens at NOTIFY_SOCKET is told the new one"
     return False, "no supervisor was found"
+
+
+def is_watched(notifies: bool) -> bool:
+    """Whether a supervisor is there that waits for the end of this process."""
+    watchers = (*_WATCHERS, *_CONTAINER_INITS)
+    known = notifies or os.getpid() == 1 or bool(os.environ.get("SUPERVISOR_ENABLED"))
+    return known or _is_unit() or _parent_name() in watchers
+
+
+def ends_all(pid: int) -> bool:
+    """Whether the end of this pid ends every other process: a container's, or a unit's."""
+    return pid == 1 or os.environ.get("SYSTEMD_EXEC_PID") == str(pid)
 
 
 def _is_unit() -> bool:

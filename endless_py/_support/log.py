@@ -19,6 +19,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
 
+DEBUG = 10
 INFO = 20
 WARNING = 30
 ERROR = 40
@@ -43,7 +44,8 @@ def write(level: int, generation: str, text: str) -> None:
         if logger.hasHandlers():
             _write_to_logger(logger, level, "[%d] generation %s: %s", generation, text)
             return
-    standard_error.write_line(generation, text)
+    if level > DEBUG:
+        standard_error.write_line(generation, text)
 
 
 def _write_to_logger(logger: Any, level: int, form: str, generation: str, text: str) -> None:

@@ -8,9 +8,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 from endless_py._server.mixin import GracefulMixIn
 from endless_py._server.tls import TLSMixIn
 
-TYPE_CHECKING = False  # true for checkers: typing takes long to import
-if TYPE_CHECKING:
-    from typing import Any
+TYPE_CHECKING = False  # true for checkers
 
 __all__ = [
     "BaseHTTPRequestHandler",
@@ -22,24 +20,33 @@ __all__ = [
 ]
 
 
-class HTTPServer(GracefulMixIn, _std.HTTPServer):
-    """http.server.HTTPServer, replaceable while it runs."""
+if TYPE_CHECKING:
+    # What checkers see: the constructors, attributes and methods of the standard classes first.
+    class HTTPServer(_std.HTTPServer, GracefulMixIn): ...
+else:
+
+    class HTTPServer(GracefulMixIn, _std.HTTPServer):
+        """http.server.HTTPServer, replaceable while it runs."""
 
 
 class ThreadingHTTPServer(HTTPServer, _std.ThreadingHTTPServer):
     """http.server.ThreadingHTTPServer, replaceable while it runs."""
 
 
-_StdHTTPSServer: Any = getattr(_std, "HTTPSServer", object)  # from 3.14 on
-_StdThreadingHTTPSServer: Any = getattr(_std, "ThreadingHTTPSServer", object)
+if TYPE_CHECKING:
 
+    class HTTPSServer(TLSMixIn, HTTPServer): ...
 
-class HTTPSServer(TLSMixIn, HTTPServer, _StdHTTPSServer):  # type: ignore[misc]
-    """http.server.HTTPSServer as of Python 3.14, on every Python, replaceable while it runs."""
+    class ThreadingHTTPSServer(HTTPSServer, ThreadingHTTPServer): ...
+else:
+    _StdHTTPSServer = getattr(_std, "HTTPSServer", object)  # from 3.14 on
+    _StdThreadingHTTPSServer = getattr(_std, "ThreadingHTTPSServer", object)
 
+    class HTTPSServer(TLSMixIn, HTTPServer, _StdHTTPSServer):
+        """http.server.HTTPSServer as of Python 3.14, on every Python, replaceable while it runs."""
 
-class ThreadingHTTPSServer(HTTPSServer, ThreadingHTTPServer, _StdThreadingHTTPSServer):  # type: ignore[misc]
-    """http.server.ThreadingHTTPSServer as of Python 3.14, likewise."""
+    class ThreadingHTTPSServer(HTTPSServer, ThreadingHTTPServer, _StdThreadingHTTPSServer):
+        """http.server.ThreadingHTTPSServer as of Python 3.14, likewise."""
 
 
 if hasattr(_std, "CGIHTTPRequestHandler"):  # gone from 3.15 on

@@ -22,6 +22,7 @@ from endless_py.upgrade.reloading import is_in_charge
 
 ALWAYS_IGNORED = ("__pycache__", "*.pyc", ".*", "*~")
 _SETTLE = 0.5  # seconds between two looks at something that has just changed
+_FOREVER = 86400.1  # seconds
 _LONGEST_CHAIN = 40  # symlinks, as the kernel has it
 
 # What os.stat() says of each path: cheap, and different whenever the content may be.
@@ -40,8 +41,8 @@ class Watch:
         ignore: Sequence[str],
         events: bool,
     ):
-        if interval <= 0 or settle <= 0:
-            raise ValueError("interval and settle must be more than 0 seconds")
+        if not (0 < interval < _FOREVER and 0 < settle < _FOREVER):
+            raise ValueError("interval and settle must be more than 0 seconds, at most a day")
         self.path = os.path.abspath(path)
         self.interval = interval
         self.settle = settle
@@ -58,6 +59,8 @@ class Watch:
         self._listen()
         self._signature = self._sign()
         self._digest = self._digest_now()
+        if not self._signature:
+            process.current.log(log.WARNING, f"watch: there is no {path} yet; looks for it")
         self._thread = threading.Thread(target=self._run, name="endless_py watch", daemon=True)
         self._thread.start()
 

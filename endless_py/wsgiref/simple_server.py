@@ -16,7 +16,11 @@ from endless_py.http.server import HTTPServer, ThreadingHTTPServer
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, TypeVar, overload
+
+    from _typeshed.wsgi import WSGIApplication
+
+    _S = TypeVar("_S", bound=_std.WSGIServer)
 
 __all__ = [
     "ServerHandler",
@@ -39,10 +43,31 @@ class ThreadingWSGIServer(WSGIServer, ThreadingHTTPServer):
     """A WSGIServer that handles each connection in a thread, as ThreadingHTTPServer does."""
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def make_server(
+        host: str,
+        port: int,
+        app: WSGIApplication,
+        *,
+        handler_class: type[_std.WSGIRequestHandler] = ...,
+    ) -> WSGIServer: ...
+
+    @overload
+    def make_server(
+        host: str,
+        port: int,
+        app: WSGIApplication,
+        server_class: type[_S],
+        handler_class: type[_std.WSGIRequestHandler] = ...,
+    ) -> _S: ...
+
+
 def make_server(
     host: str,
     port: int,
-    app: Callable[..., Any],
+    app: WSGIApplication,
     server_class: Any = WSGIServer,
     handler_class: Any = WSGIRequestHandler,
 ) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import threading
 import time
 
 import pytest
-from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids
+from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids, tool
 
 from endless_py._control import client, commands
 from endless_py._control.socket import MAX_REQUEST
@@ -89,6 +90,24 @@ def test_a_good_reload(folder):
         program.wait_alone(new, 0)
         assert os.readlink(f"/proc/{new}/fd/2") == target
         program.stop(new)
+
+
+def test_waiting_for_the_drain_is_for_every_older_generation(folder):
+    with Program("steps.py", folder) as program:
+        oldest = program.wait_serving()
+        with active(program, folder):
+            assert command("reload", oldest)[0] == 0
+            old = program.wait_serving(1)
+            process = start_command("reload", "--wait-drained", old)
+            assert process.stdout.readline().startswith("reloaded: generation 2 serves after")
+            program.wait(rf"generation 1 \(pid {old}\) has ended")
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        status, output, errors = finish(process)
+        assert (status, errors) == (0, "")
+        gone = ", ".join(map(str, sorted([oldest, old])))
+        assert output == f"drained: pid {gone} has ended\n"
+        program.stop(program.wait_serving(2))
 
 
 FAILURES = {
@@ -281,6 +300,10 @@ def test_with_a_kept_pid(tmp_path):
             )
             assert second == f"drained: pid {pid} serves as generation {generation}"
             program.wait_alone(pid)
+            report = re.search(
+                r"^last reload: .* served after (.*) s$", command("status", pid)[1], re.M
+            )
+            assert 0 <= float(report[1]) < TIMEOUT
         assert command("stop", pid)[0] == 0
         assert program.process.wait(0.1) == 0
         assert program.pids() == []
@@ -324,6 +347,35 @@ def test_a_stop_waits_for_every_generation(folder):
         assert (status, errors) == (0, "")
         assert answers == ["one end"]
         assert re.match(rf"stopped: pid {old}", output)
+
+
+def test_a_stop_says_how_many_requests_it_cut(folder):
+    with Program("steps.py", folder) as program:
+        pid = program.wait_serving()
+        threads = [
+            threading.Thread(target=cut_off, args=(program.port, f"/slow{number}"))
+            for number in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: all((folder / f"slow{number}").exists() for number in range(2)))
+        with socket.create_connection(("127.0.0.1", program.port)) as idle:
+            until(lambda: re.search(r" 2 +1$", command("status", pid)[1], re.M))
+            process = start_command("stop", pid)
+            program.wait("the stop command; finishing 2 requests")
+            os.kill(pid, signal.SIGTERM)
+            status, output, errors = finish(process)
+            assert idle.recv(1) == b""
+        assert (status, errors) == (4, "")
+        assert output == f"stopped: pid {pid} has ended; 2 requests were cut\n"
+        for thread in threads:
+            thread.join(TIMEOUT)
+        program.wait_alone(None)
+
+
+def cut_off(port, path):
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        assert not get(port, path).endswith("end")
 
 
 def test_a_stop_that_its_process_did_not_live_to_take(folder, monkeypatch, capsys):
@@ -382,10 +434,30 @@ def test_the_status_of_two_generations(folder):
                 "IDLE",
             ]
             assert lines[1].split()[:3] == ["0", str(old), "draining"]
-            assert re.search(r"tcp 127.0.0.1:\d+ +1 +1$", lines[2])  # it has migrated
+            assert re.search(r"tcp 127.0.0.1:\d+ +0 +1$", lines[2])  # it has migrated
             assert re.match(r"last reload: .*, generation 1 served after \d+\.\d+ s$", lines[3])
         program.wait_alone(new)
         program.stop(new)
+
+
+def test_a_process_in_a_container(folder):
+    """It has another pid there. One that cannot be asked from here may be so from inside."""
+    unshare = [tool("unshare", "util-linux"), "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "--net", "true"], capture_output=True).returncode:
+        pytest.skip("no namespace can be made here")
+    shell = [*unshare, "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+    with Program(folder, command=[*shell, sys.executable, str(PROGRAMS / "steps.py")]) as program:
+        assert program.wait_serving() == 1
+        (outside,) = [pid for pid in program.pids() if pid != program.pid]
+        status, output, _ = command("status", outside)
+        assert (status, output.count("serving")) == (0, 1)
+    with Program(command=[*unshare, "sh", "-c", "echo up; exec sleep 60"]) as program:
+        program.wait("up")
+        (outside,) = [pid for pid in program.pids() if pid != program.pid]
+        status, _, errors = command("status", outside)
+        assert status == 1
+        assert f"process {outside} does not serve with endless_py" in errors
+        assert "it seems to be in a container: ask inside that one" in errors
 
 
 # -- start-or-reload ----------------------------------------------------------

@@ -56,7 +56,7 @@ def wait_until(condition):
 
 
 def active(pid):
-    """Return how many handlers run in a process, on all of its servers."""
+    """Return how many handlers a process has, on all of its servers, idle ones too."""
     done = subprocess.run(
         [sys.executable, "-m", "endless_py", "status", "--json", str(pid)],
         env=environment(),
@@ -65,7 +65,8 @@ def active(pid):
         check=True,
     )
     generations = json.loads(done.stdout)["generations"]
-    return sum(s["active"] for g in generations if g["pid"] == pid for s in g["servers"])
+    servers = [s for g in generations if g["pid"] == pid for s in g["servers"]]
+    return sum(s["active"] + s["idle"] for s in servers)
 
 
 def ask_in_thread(port, path, answers):

@@ -11,6 +11,9 @@ import pytest
 from custom_code import SERVE, custom, slow_request
 from harness import PROGRAMS, TIMEOUT, Program, connect, get
 
+from endless_py._reload import listener, listeners, settings
+from endless_py._supervisor import detect
+
 HUP, TERM, INT, USR2 = (getattr(signal, f"SIG{name}") for name in ("HUP", "TERM", "INT", "USR2"))
 
 
@@ -30,6 +33,23 @@ def test_hup_to_the_whole_group_with_forked_handlers(tmp_path):
         program.wait_alone(new)
         assert "generation 2" not in program.text
         program.stop(new)
+
+
+OWN = {
+    "TERM": "kill -HUP {pid} reloads, -INT stops",
+    "HUP": "kill -TERM {pid} stops",
+    "HUP TERM INT": "no signal of its own, endless_py.reload() reloads",
+}
+
+
+@pytest.mark.parametrize("names", OWN)
+def test_only_signals_that_are_obeyed_are_promised(tmp_path, names):
+    code = "".join(f"signal.signal(signal.SIG{name}, lambda *_: None)\n" for name in names.split())
+    with custom(tmp_path, code + SERVE) as program:
+        pid = program.wait_serving()
+        assert program.wait(r"serves .*?; (.*)")[1] == OWN[names].format(pid=pid)
+        os.kill(pid, USR2)
+        program.wait_alone(None)
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
@@ -232,6 +252,57 @@ def test_what_keeps_a_drained_program_alive_is_named(tmp_path):
         for process in (pid, new):  # the new one would linger too
             os.kill(process, signal.SIGKILL)
         program.wait_alone(None)
+
+
+SUPERVISED = {
+    "a thread of the program's": "threading.Thread(target=culprit, args=(3600,)).start()",
+    "its main thread": "culprit(3600)",
+    "a main thread that swallows its end": """
+while True:
+    try:
+        culprit(3600)
+    except BaseException:
+        pass
+""",
+}
+
+
+@pytest.mark.parametrize("what", SUPERVISED)
+@pytest.mark.parametrize("how", ["reload", "stop"])
+def test_a_drained_program_that_does_not_end_is_ended(what, how, tmp_path):
+    grace = "def culprit(seconds): time.sleep(seconds)\nThreadingHTTPServer.exit_grace = 0.5\n"
+    with custom(tmp_path, f"{grace}{SERVE}\n{SUPERVISED[what]}") as program:
+        pid = program.wait_serving()
+        if how == "reload":
+            (tmp_path / "code").write_text(grace + SERVE)
+            os.kill(pid, HUP)
+            new = program.wait_serving(1)
+        else:
+            os.kill(pid, TERM)
+        program.wait(r"does not end: thread .* culprit")
+        program.wait(r"finished 0\.5 s ago, but the program has not ended; it is ended now")
+        program.wait_alone(new if how == "reload" else None)
+        if how == "reload":
+            assert get(program.port).startswith("1 ")
+            program.stop(new)
+
+
+def test_only_a_program_that_is_supervised_is_ended_by_default(monkeypatch):
+    monkeypatch.delenv("SUPERVISOR_ENABLED", raising=False)
+    server = type("Server", (), {})()
+    known = listeners.Listeners()
+    known.add(listener.Listener(server))
+    assert (known.exit_grace(True), known.exit_grace(False)) == (30, settings.NO_LIMIT)
+    server.exit_grace = None
+    assert known.exit_grace(True) == settings.NO_LIMIT
+    server.exit_grace = 5
+    assert (known.exit_grace(True), known.exit_grace(False)) == (5, 5)
+    assert detect.is_watched(True)
+    monkeypatch.setattr(detect, "_parent_name", lambda: "bash")
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    assert not detect.is_watched(False)
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    assert detect.is_watched(False)
 
 
 STUBBORN = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness import TIMEOUT, Program, environment, get
+from harness import TIMEOUT, Program, connect, environment, get
 
 COMMAND = [sys.executable, "-m", "endless_py"]
 
@@ -145,3 +147,66 @@ def test_a_missing_folder(tmp_path):
         f"python -m endless_py: error: there is no folder '{tmp_path / 'none'}'; "
         "give one with --directory"
     ]
+
+
+def test_headers_and_the_content_type_are_those_of_newer_pythons(tmp_path):
+    (tmp_path / "README").write_text("text")
+    (tmp_path / "page.html").write_text("<p>")
+    (tmp_path / "program.exe").write_text("MZ")
+    words = ["0", "-b", "127.0.0.1", "-H", "X-One", "1", "--header", "X-Two", "a b"]
+    with Program(*words, "--content-type", "text/plain", command=COMMAND, cwd=tmp_path) as program:
+        pid = program.wait_serving()
+        types = {"/README": "text/plain", "/page.html": "text/html"}
+        types["/program.exe"] = mimetypes.guess_type("program.exe")[0]
+        for path, kind in types.items():
+            found = heads(program.port, path)
+            assert (found["Content-type"], found["X-One"], found["X-Two"]) == (kind, "1", "a b")
+        assert heads(program.port, "/")["X-One"] == "1"  # of a listing as well
+        assert heads(program.port, "/none")["X-One"] is None
+        program.stop(pid)
+
+
+def heads(port, path):
+    connection = connect(port)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.headers
+
+
+def test_every_option_of_the_standard_command_is_there():
+    done = subprocess.run(
+        [sys.executable, "-m", "http.server", "--help"], capture_output=True, text=True, check=True
+    )
+    newest = {"--header", "--content-type", "--tls-cert", "--tls-key", "--tls-password-file"}
+    theirs = set(re.findall(r"(?<!\w)--?[\w-]+", done.stdout.partition("options")[2])) | newest
+    ours = set(re.findall(r"(?<!\w)--?[\w-]+", run("--help").stdout))
+    assert theirs <= ours
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-H", "X Y", "1"], "'X Y' cannot be the name of a header"),
+        (["-H", "X", "1\r\nY: 2"], r"'1\r\nY: 2' cannot be the value of a header"),
+        (["--content-type", "text/plain\n"], "cannot be a content type"),
+        (["-H", "X"], "expected 2 arguments"),
+    ],
+)
+def test_a_header_that_is_none_is_refused(words, text):
+    done = run(*words)
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_watching_what_is_not_there_is_said(tmp_path):
+    words = ["0", "-b", "127.0.0.1", "--watch", str(tmp_path / "none")]
+    with Program(*words, command=COMMAND) as program:
+        pid = program.wait_serving()
+        program.wait(rf"watch: there is no {tmp_path}/none yet; looks for it")
+        (tmp_path / "none").touch()
+        new = program.wait_serving(1)
+        program.wait_alone(new)
+        assert new != pid
+        program.stop(new)

@@ -207,9 +207,9 @@ BAD = {
     "key alone": (["--tls-key", "key"], 2, "--tls-key requires --tls-cert"),
     "password alone": (["--tls-password-file", "x"], 2, "--tls-password-file requires --tls-cert"),
     "no password file": (["--tls-cert", "cert", "--tls-password-file", "none"], 2, "No such file"),
-    "no certificate": (["--tls-cert", "none"], 1, "No such file"),
-    "no password": (["--tls-cert", "cert", "--tls-key", "key"], 1, "cannot serve"),
-    "not a certificate": (["--tls-cert", "text"], 1, "cannot serve"),
+    "no certificate": (["--tls-cert", "none"], 1, "read the TLS certificate none: No such file"),
+    "no password": (["--tls-cert", "cert", "--tls-key", "key"], 1, "cannot use the TLS cert"),
+    "not a certificate": (["--tls-cert", "text"], 1, "cannot use the TLS certificate text"),
 }
 
 

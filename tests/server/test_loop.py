@@ -16,6 +16,8 @@ import pytest
 from custom_code import SERVE, custom, slow_request
 from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get, tool
 
+import endless_py
+
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
 # How often the program has waited for something.
 COUNTS = """
@@ -493,3 +495,19 @@ def test_an_idle_server_makes_no_system_call(tmp_path):
             client.close()
         for program in programs:
             program.__exit__(None)
+
+
+def test_serving_twice_at_once_or_after_the_end_is_said():
+    server = endless_py.ThreadingHTTPServer(("127.0.0.1", 0), None)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    while server._listener.loop_thread is None and thread.is_alive():
+        time.sleep(0.001)
+    with pytest.raises(RuntimeError, match="is being served, by another thread"):
+        server.serve_forever()
+    server.shutdown()
+    thread.join(TIMEOUT)
+    server.server_close()
+    for again in (server.serve_forever, server.handle_request):
+        with pytest.raises(ValueError, match="this server is closed"):
+            again()

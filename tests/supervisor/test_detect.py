@@ -43,7 +43,10 @@ def test_an_explicit_setting_is_obeyed_whoever_watches(settings, kept, monkeypat
 
 def test_without_any_sign_the_pid_changes():
     assert detect.decide(["auto"], False) == (False, "no supervisor was found")
-    assert detect.decide([], True)[0] is False
+    assert detect.decide([], True) == (
+        False,
+        "the manager that listens at NOTIFY_SOCKET is told the new one",
+    )
 
 
 def test_pid_1_is_kept(monkeypatch):

@@ -1,0 +1,129 @@
+"""The settings of a server: what each may be, and what is taken for a misspelt one."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from endless_py._supervisor import detect
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable, Optional
+
+NO_LIMIT = 10.0 * 365 * 86400  # seconds that None stands for, which every clock can count with
+
+
+def _time(name: str, value: Any) -> None:
+    """Seconds, or None for no limit."""
+    if value is None:
+        return
+    number = -1.0
+    if not isinstance(value, (str, bytes, bool)):
+        with suppress(TypeError, ValueError, OverflowError):
+            number = float(value)
+    if not number >= 0 or (name in _NOT_ZERO and not number):  # NaN is neither
+        least = "more than 0" if name in _NOT_ZERO else "0 or more"
+        raise ValueError(f"{name} must be {least} seconds, or None for no limit, not {value!r}")
+
+
+def _flag(name: str, value: Any) -> None:
+    if value not in (True, False):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+
+
+def _bound(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or value is True or value < 1):
+        raise ValueError(f"{name} must be None or at least 1, not {value!r}")
+
+
+def _path(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, (str, bytes, os.PathLike)):
+        raise ValueError(f"{name} must be a path or None, not {value!r}")
+
+
+_NOT_ZERO = ("ready_timeout", "handshake_timeout")
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "drain_timeout": _time,
+    "ready_timeout": _time,
+    "keepalive_grace": _time,
+    "handshake_timeout": _time,
+    "exit_grace": lambda name, value: None if value == "auto" else _time(name, value),
+    "keep_pid": lambda _, value: detect.check(value),
+    "tcp_nodelay": _flag,
+    "max_handlers": _bound,
+    "reuse_threads": _flag,
+    "ready_on_serve": _flag,
+    "pid_file": _path,
+}
+# Near a setting, but more likely a program's own.
+_OWN = {"read_timeout", "PID_FILE"}
+
+
+def check(server: Any, base: type) -> None:
+    """Raise ValueError for a setting that cannot be one, or that is misspelt.
+
+    base is the class that has the defaults: what stands in it and behind it is not looked at.
+    """
+    classes = type(server).__mro__
+    known = {name for name in _CHECKS if hasattr(server, name)}
+    for name in known:
+        _CHECKS[name](name, getattr(server, name))
+    places = [vars(server)]
+    places += [vars(kind) for kind in classes[: classes.index(base)] if not _is_library(kind)]
+    given = {name: value for place in reversed(places) for name, value in place.items()}
+    for name, value in given.items():
+        if name[0] == "_" or not isinstance(value, (int, float, str, os.PathLike, type(None))):
+            continue
+        meant = None if hasattr(base, name) else nearest(name, known - given.keys())
+        if meant is not None:
+            raise ValueError(
+                f"{type(server).__name__} has {name} = {value!r}: is {meant} meant? (Should it be "
+                f"an attribute of your own, set {meant} as well.)"
+            )
+
+
+def _is_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("endless_py", "socketserver", "http")
+
+
+def nearest(name: str, known: Any) -> Optional[str]:
+    """Return which of these names is meant by one that is not among them, None if none is."""
+    if name in known or name in _OWN:
+        return None
+    plain = name.replace("_", "").lower()
+    for meant in sorted(known):
+        whole = meant.replace("_", "")
+        if _distance(plain, whole) <= 1:  # at 2 retry_timeout would be ready_timeout
+            return str(meant)
+    return None
+
+
+def _distance(one: str, other: str) -> int:
+    """Return how many letters are missing, too many, other ones or changed round."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        before, last, row = row, before, [i]
+        for j, wanted in enumerate(other, 1):
+            cost = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != wanted))
+            if last and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def seconds(server: Any, name: str) -> float:
+    """Return a time that a server has set; what it cannot be counts as the default."""
+    value = getattr(server, name, 0.0)
+    try:
+        _time(name, value)
+    except ValueError:  # set while it serves
+        value = getattr(type(server), name, 0.0)
+        value = value if isinstance(value, (int, float)) else None
+    return NO_LIMIT if value is None else min(float(value), NO_LIMIT)
+
+
+def say_limit(limit: float) -> str:
+    """Return how long is waited at most, as a log line says it."""
+    return "however long that takes" if limit >= NO_LIMIT else f"at most {limit:g} s"

@@ -1,0 +1,64 @@
+"""What hangs is named before it is ended: new code before it serves, old code after its drain."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from custom_code import SERVE, custom
+from harness import get
+
+START = "ThreadingHTTPServer.ready_timeout = 1.5\n"
+HANGS = {
+    "before a server is made": "def culprit(): time.sleep(3600)\nculprit()\n",
+    "after a server is made": """
+def culprit(): time.sleep(3600)
+other = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+culprit()
+""",
+    "in a thread": """
+def culprit(): time.sleep(3600)
+thread = threading.Thread(target=culprit)
+thread.start()
+thread.join()
+""",
+    "with the interpreter held": """
+import re
+def culprit(): re.match("(a+)+$", "a" * 64 + "b")
+culprit()
+""",
+}
+
+
+@pytest.mark.parametrize("where", HANGS)
+def test_new_code_that_hangs_before_it_is_ready_has_its_stacks_in_the_log(where, tmp_path):
+    with custom(tmp_path, START + SERVE) as program:
+        pid = program.wait_serving()
+        (tmp_path / "code").write_text(START + HANGS[where] + SERVE)
+        os.kill(pid, signal.SIGHUP)
+        program.wait("reload failed: .*killed by SIGKILL.*was not ready within 1.5 s")
+        text = program.text.partition("reload failed")[0]
+        assert "most recent call first" in text
+        assert "in culprit" in text
+        (tmp_path / "code").write_text(START + SERVE)
+        new = program.reload(2 if "generation 2" in program.text else 1, pid)
+        program.wait_alone(new)
+        os.kill(new, signal.SIGWINCH)  # it means nothing again once it serves
+        assert get(program.port).startswith("1 ")
+        assert program.text.count("most recent call first") == text.count("most recent call first")
+        program.stop(new)
+
+
+def test_a_kept_pid_whose_program_does_not_end_is_started_anew_all_the_same(tmp_path):
+    settings = "ThreadingHTTPServer.keep_pid, ThreadingHTTPServer.exit_grace = True, 0.5\n"
+    stays = "\nthreading.Thread(target=time.sleep, args=(3600,)).start()"
+    with custom(tmp_path, settings + SERVE + stays) as program:
+        pid = program.wait_serving()
+        (tmp_path / "code").write_text(settings + SERVE)
+        os.kill(pid, signal.SIGHUP)
+        program.wait("the program has not ended; it is ended now")
+        program.wait(rf"\[{pid}\] generation 1: serves ")
+        program.wait_alone(pid)
+        assert get(program.port).startswith(f"1 {pid} ")
+        program.stop(pid)
