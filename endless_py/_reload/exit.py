@@ -93,8 +93,6 @@ class Exit:
                 if not self._stop.ordered:
                     successor.say("wait_over")
         stopped = self._stop.by_signal
-        if any(listener.cut for listener in process.listeners.foreign()):
-            stopped = self._stop.last_signal
         supervised = detect.is_watched(self._supervisor.notifier.enabled) or kept or process.bridge
         self.watch.end_after = process.listeners.exit_grace(supervised)
         self.watch.begin(stopped, {listener.loop_thread for listener in process.listeners.all})
