@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
+from endless_py._control import compare
 from endless_py._control.client import (
     Client,
     Deadline,
@@ -180,7 +181,12 @@ def _start_or_reload(
             raise
         pid = None
     if pid is not None and is_alive(pid):
-        return _with(path, deadline, lambda pid: reload(pid, deadline))
+
+        def reload_what_is_asked(pid: int) -> int:
+            compare.check(pid, command, deadline)
+            return reload(pid, deadline)
+
+        return _with(path, deadline, reload_what_is_asked)
     if path.isdigit():
         raise Failed(f"there is no process {path}; give a pid file to start one")
     log_path = log_path or f"{path}.log"

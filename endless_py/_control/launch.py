@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from endless_py._control import compare
 from endless_py._control.client import Deadline, Failed, TimedOut, state_of
 from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, read_pid
 from endless_py.exceptions import PidFileError
@@ -54,7 +55,11 @@ def start(path: str, command: list[str], log_path: str, deadline: Deadline) -> t
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, PID_FILE_VARIABLE: os.path.abspath(path)},
+            env={
+                **os.environ,
+                **compare.variable(command),
+                PID_FILE_VARIABLE: os.path.abspath(path),
+            },
             start_new_session=True,
         )
     except OSError as error:

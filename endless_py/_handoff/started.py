@@ -14,20 +14,26 @@ import signal
 from contextlib import suppress
 from functools import partial
 
+from endless_py._handoff import command_line
 from endless_py._support import sigmask
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Callable, Iterable
+    from typing import Any, Callable, Iterable
 
     Identity = tuple[int, int, int]
+
+COMMAND_VARIABLE = "ENDLESS_PY_COMMAND"
 
 
 class Started:
     """The start of this process."""
 
     def __init__(self) -> None:
+        self.command = command_line.capture()
         self.environment = _first_environment()
+        # What `start-or-reload` was told to start, as JSON; goes on to every generation.
+        self._words = os.environ.pop(COMMAND_VARIABLE, None)
         self.umask = os.umask(0o077)
         os.umask(self.umask)
         self.nice = os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
@@ -36,6 +42,20 @@ class Started:
             self.blocked = set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, [])))
         self._ignored = _ignored()
         self._descriptors: dict[int, Identity] = {}
+
+    def origin(self) -> dict[str, Any]:
+        """Return what the `start-or-reload` command compares with what it is told."""
+        words = None
+        with suppress(TypeError, ValueError):
+            import json  # late, as only a command needs it
+
+            words = json.loads(self._words)  # type: ignore[arg-type]
+        return {
+            "words": words,
+            "arguments": self.command.arguments,
+            "directory": self.command.directory,
+            "environment": self.environment,
+        }
 
     def note_descriptors(self) -> None:
         """Note what a run script or a supervisor has opened for this process.

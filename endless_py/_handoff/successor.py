@@ -106,6 +106,12 @@ class Successor:
         carrier.send(body, (self._its.fileno(),))
         self._close_its_end()
 
+    def leave_open(self) -> None:
+        """This process ends: the end of the channel is to tell of that; the watcher goes before."""
+        self.channel.leave_open()
+        if self.child is not None:
+            self.child.let_go()
+
     def in_forked_child(self) -> None:
         """It is no forked child's."""
         self.channel.close()

@@ -2,6 +2,7 @@
 
     successor -> incumbent   adopted index      it has bound this listener
                              ready index        it serves this listener (null: a new address)
+                             closed indexes     it has closed what you said is missing
                              stopping           it was told to stop; do not accept again
                              superseded         its own successor serves; do not accept again
                              force              it was told to end everything at once
@@ -12,6 +13,8 @@
                              put_off            the bridge does not hand back just now: reason
     incumbent -> successor   in_charge          it is yours to tell the supervisor: pid_file
                              reloaded           how this reload went: report
+                             missing indexes    you did not adopt these: close them, nobody serves
+                                                them once I have closed them as well
                              reload             a HUP came after the successor was started
                              stop, force        so did a TERM, or an order to end at once
                              ancestor_ended     the incumbent's own predecessor has ended
@@ -71,6 +74,7 @@ def _is_list(value: object) -> bool:
 FROM_SUCCESSOR: dict[str, Fields] = {
     "adopted": {"index": is_number},
     "ready": {"index": _is_index},
+    "closed": {"indexes": _are_numbers},
     "stopping": {},
     "superseded": {},
     "force": {},
@@ -83,6 +87,7 @@ FROM_SUCCESSOR: dict[str, Fields] = {
 FROM_PREDECESSOR: dict[str, Fields] = {
     "in_charge": {"pid_file": _is_path},
     "reloaded": {"report": _is_report},
+    "missing": {"indexes": _are_numbers},
     "reload": {},
     "stop": {},
     "force": {},

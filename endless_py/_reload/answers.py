@@ -52,6 +52,8 @@ class Answers:
         command = request.get("command")
         if command == "status":
             conversation.send({"event": "status", **self.state()}, last=True)
+        elif command == "origin":
+            conversation.send({"event": "origin", **self._process.started.origin()}, last=True)
         elif command == "watch":
             self._report.follow_end(conversation)
         elif command == "stop":

@@ -96,7 +96,7 @@ class Drain:
                 f"active for {now - connection.since:.1f} s",
             )
             connection.cut()
-        if active or listener.in_accept:
+        if active or listener.in_accept or listener.inline_thread is not None:
             listener.abandon_at = now + _ABANDON_AFTER
 
     def _abandon(self, listener: Listener) -> None:

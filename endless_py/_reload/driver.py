@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 
 _JOB_GRACE = 5.0  # seconds that the end of the interpreter waits for a hook that still runs
+_JOB_ALONE = 0.2  # seconds in which no other job is begun beside one
 
 
 class Driver:
@@ -73,6 +74,9 @@ class Driver:
         self._leader: Optional[Listener] = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._running: tuple[_thread.LockType, ...] = ()  # each held by a thread that runs jobs
+        # Jobs are run one after the other, by one thread, unless one of them takes longer than
+        # that (time.monotonic): it may wait for what another one does.
+        self._jobs_at = 0.0
         self.posted = False  # there is something for a step that nobody may have seen
         self._helper_lock = threading.Lock()
         self._helper: Optional[_Helper] = None
@@ -100,7 +104,7 @@ class Driver:
                         helper.poller.interrupt()
             else:
                 return  # whoever drives looks at `posted` once more when it is done
-            if self._jobs:
+            if self._jobs and time.monotonic() >= self._jobs_at:
                 self._run_jobs(listener)
             elif not self.posted:
                 return
@@ -138,13 +142,22 @@ class Driver:
                     job = self._jobs.popleft()
                 except IndexError:  # another thread was faster
                     break
+                self._jobs_at = time.monotonic() + _JOB_ALONE
                 job()
         finally:
             with self._lock:
                 self._running = tuple(other for other in self._running if other is not runs)
+                if not self._running:
+                    self._jobs_at = 0.0
             runs.release()
+            if self._jobs:
+                self.wake()
             if listener is not None:
                 self.free(listener)
+
+    def jobs_deadline(self) -> Optional[float]:
+        """Return the moment (time.monotonic) from which the next job waits no longer."""
+        return self._jobs_at if self._jobs else None
 
     def wait_for_jobs(self) -> bool:
         """At the interpreter's end: let hooks that still run end; whether they did in time."""

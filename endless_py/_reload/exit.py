@@ -15,7 +15,7 @@ from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
 from endless_py._reload.reexec import Reexec
 from endless_py._reload.settings import NO_LIMIT
-from endless_py._reload.signals import CALL, as_if_not_there
+from endless_py._reload.signals import CALL, as_if_not_there, interrupt
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
 from endless_py._supervisor import detect
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from typing import Iterable, Optional
 
 _NAME_AFTER = 5.0  # seconds a program has to end before what keeps it alive is named
-_MAIN_STUCK_AFTER = 1.0
+# Seconds that the main thread has to end by itself, where it waited for the servers; until it is
+# ended though it does not come back to what it did, where it did not wait; and between two looks.
+_MAIN_GRACE, _MAIN_WORKS, _MAIN_LOOK = 1.0, 3.0, 0.05
 _KILL_AFTER = 2.0  # seconds that the interpreter's own end may take
 
 
@@ -92,7 +94,10 @@ class Exit:
                 self._reexec.due = True
                 if not self._stop.ordered:
                     successor.say("wait_over")
+        foreign = process.listeners.foreign()
         stopped = self._stop.by_signal
+        if stopped is None and (not foreign or any(listener.cut for listener in foreign)):
+            stopped = int(getattr(signal, CALL))  # HUP would have ended the program as well
         supervised = detect.is_watched(self._supervisor.notifier.enabled) or kept or process.bridge
         self.watch.end_after = process.listeners.exit_grace(supervised)
         self.watch.begin(stopped, {listener.loop_thread for listener in process.listeners.all})
@@ -151,17 +156,25 @@ class Exit:
                 unblock(process.signals.roles)
         return not (process.machine.reexecs or process.machine.leaves)
 
-    def late_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        """The servers are done; what is left of the program may have to be ended."""
+    def late_signal(self, number: int, frame: Optional[FrameType]) -> bool:
+        """The servers are done; what is left of the program may have to be ended.
+
+        Return whether the signal has done all that it is to do.
+        """
         if self.watch.ends_main:
             self.watch.ends_main = False
-            raise SystemExit(0)
-        if self._reexec.due or self._process.children.orphans:
-            return
-        if number == signal.SIGINT and self._stop.interrupted:
-            signal.default_int_handler(number, frame)
-        if self._process.successor is None or self._stop.ordered:
+            if number != signal.SIGINT:
+                raise SystemExit(0)
+            interrupt(number, frame)
+        elif self._reexec.due or self._process.children.orphans:
+            return False
+        elif number == signal.SIGINT and self._stop.interrupted:
+            interrupt(number, frame)
+        elif self._process.successor is None or self._stop.ordered:
             as_if_not_there(number, frame)
+        else:
+            return False
+        return True
 
 
 class ExitWatch:
@@ -176,21 +189,24 @@ class ExitWatch:
         self._name_at: Optional[float] = None
         self._main_at: Optional[float] = None
         self._main_was: tuple[str, ...] = ()
+        self._main_ends: Optional[float] = None
         self._number = signal.SIGTERM
         self.ends_main = False  # the next signal of ours raises SystemExit in the main thread
 
     def begin(self, stop_signal: Optional[int], loops: set[Optional[int]]) -> None:
-        """Start watching; stop_signal is what ended the process, loops the threads of servers.
+        """Start watching; loops are the threads of servers.
 
-        Without one the new code has taken over, and this program is over as well.
+        stop_signal is what ends the program, None where it says itself when it is over.
         """
         now = time.monotonic()
         self._name_at = now + _NAME_AFTER
         self._end_at = now + self.end_after if self.end_after < NO_LIMIT else None
         main = _main_frame()
-        if main and threading.main_thread().ident not in loops:
-            self._number = signal.Signals(stop_signal or getattr(signal, CALL))
-            self._main_at, self._main_was = now + _MAIN_STUCK_AFTER, _where(main)
+        if stop_signal is not None and main and threading.main_thread().ident not in loops:
+            self._number = signal.Signals(stop_signal)
+            self._main_at, self._main_was = now + _MAIN_GRACE, _where(main)
+            if main.f_code.co_filename != threading.__file__:
+                self._main_ends = now + _MAIN_WORKS
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `check()` has something to do."""
@@ -201,12 +217,16 @@ class ExitWatch:
         """The program should end now; when it does not, say what keeps it alive."""
         now = time.monotonic()
         if self._main_at is not None and now >= self._main_at:
-            self._main_at = None
+            self._main_at = now + _MAIN_LOOK
             frame = _main_frame()
-            if frame is not None and _where(frame) == self._main_was:
-                # The main thread does not wait for the server's thread: without this
-                # package the signal would have ended it on the spot.
-                self.ends_main = self._number != signal.SIGINT
+            late = self._main_ends is not None and now >= self._main_ends
+            if frame is None:
+                self._main_at = None
+            elif late or _where(frame) == self._main_was:
+                # The main thread does not wait for the server's thread, or it would have gone on
+                # to its own end: without us the signal would have ended it on the spot.
+                self._main_at, self.ends_main = None, True
+                self._process.signals.for_main.add(int(self._number))
                 os.kill(os.getpid(), self._number)
         if self._name_at is not None and now >= self._name_at:
             self._name_at = None

@@ -92,6 +92,8 @@ class HearSuccessor:
         elif word == "ready":
             self._readiness.heard_ready(successor, index)
             self._readiness.check()  # before what it may have said after that
+        elif word == "closed":
+            self._readiness.heard_closed(body["indexes"])
         elif word == "stopping":
             if successor.bridge:
                 self._stop.bridge_stops()
@@ -166,6 +168,9 @@ class HearPredecessors:
         word = body["type"]
         if word == "reload":
             process.leave(Order(Event.RELOAD, f"a reload passed on by {predecessor}"))
+        elif word == "missing":
+            process.received.close(set(body["indexes"]))
+            predecessor.say("closed", indexes=body["indexes"])
         elif word == "reloaded":
             self._bridge.heard_reloaded(body["report"])
         elif word == "in_charge":
@@ -196,6 +201,7 @@ class HearPredecessors:
         process = self._process
         process.predecessors.forget(predecessor)
         process.received.close()
+        process.listeners.never_wait()
         self._inherit.restore_error_output()  # nobody reads it any more
         successor = process.living_successor
         if successor is not None and successor.pid == predecessor.pid:

@@ -76,6 +76,8 @@ class Inherit:
         process.generation, process.bridge = found.generation, found.bridge
         process.orphaned = found.orphaned and not found.in_place
         self.control = found.control
+        if self.control is not None:
+            os.set_inheritable(self.control, False)  # it is this pid's alone
         process.predecessors.greet(found)
         process.files = found.files
         process.received.waiting = found.listeners

@@ -6,8 +6,11 @@ A listener has a state of its own, in a table as the process has (see `machine`)
 from __future__ import annotations
 
 import enum
+import os
+import socket
 import weakref
 from collections import deque
+from contextlib import suppress
 
 from endless_py._reload import settings
 from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
@@ -84,6 +87,7 @@ class Listener:
         self.poller: Optional[Poller] = None
         self.binding: Optional[Binding] = None
         self.entered = False  # its loop runs, or its program has said ready
+        self.missing = False  # the successor has not adopted it, and is to close its copy first
         self.ready = False  # it serves, and the predecessor knows
         self.unchecked = False  # entered while another thread runs the program's checks
         self.shutdown_requested = False
@@ -123,10 +127,17 @@ class Listener:
         self._set(after)
         return True
 
+    def give_up(self) -> None:
+        """Nobody will accept on it again: its queue is served, and it is closed."""
+        if self.move("close"):
+            self.wake()
+
     @property
     def drained(self) -> bool:
-        """Whether it accepts nothing and no handler of it is active."""
-        if self.in_accept or self.arrivals or len(self.connections):
+        """Whether it accepts nothing, no handler of it is active, and its loop is free."""
+        if self.in_accept or self.arrivals or len(self.connections) or self.inline_thread:
+            return False
+        if self.missing and not (self.closing or self.cut):
             return False
         return not (self.serves_queue and self.entered)
 
@@ -157,6 +168,16 @@ class Listener:
             return int(server.fileno()) if server is not None else -1
         except (OSError, AttributeError, ValueError):
             return -1
+
+    def never_wait(self) -> None:
+        """See to it that the kernel returns at once where nobody is to be accepted.
+
+        The flag is the socket's, so another process may have changed it.
+        """
+        binding = self.binding
+        if self.loop_thread is not None and binding and binding.kind == socket.SOCK_STREAM:
+            with suppress(OSError):
+                os.set_blocking(self.fileno(), False)
 
     def settle(self) -> None:
         """This process decides over the socket from now on; see `keeper`."""
@@ -203,6 +224,11 @@ class ForeignListener(Listener):
         self._owner = owner
         self.on_drain, self.on_resume = on_drain, on_resume
         self.done = False  # the program has said that it has drained
+
+    def give_up(self) -> None:
+        """The program has a duplicate, which it closes; with ours clients would still be let in."""
+        if self.move("close"):
+            self._owner.socket.close()
 
     @property
     def drained(self) -> bool:

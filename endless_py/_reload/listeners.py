@@ -38,6 +38,11 @@ class Listeners:
         with self._lock:
             self.all = tuple(other for other in self.all if other is not listener)
 
+    def never_wait(self) -> None:
+        """Another process, which may have changed the flags of what it shared, has ended."""
+        for listener in self.all:
+            listener.never_wait()
+
     def wake(self) -> None:
         """Wake every loop."""
         for listener in self.all:
@@ -112,8 +117,7 @@ class Listeners:
     def close(self) -> None:
         """Have each serve its accept queue and close its socket."""
         for listener in self.all:
-            if listener.move("close"):
-                listener.wake()
+            listener.give_up()
 
     # -- a drain, and back ------------------------------------------------
 
@@ -159,6 +163,7 @@ class Listeners:
             if listener.drain_signal is not None:
                 listener.drain_signal = DrainSignal()
             listener.drain_deadline = listener.abandon_at = None
+            listener.missing = False
 
     def accept_again(self) -> None:
         """Take back what a successor had taken over."""

@@ -48,21 +48,19 @@ class Orders:
         """
         process = self._process
         role = process.signals.roles.get(number)
-        if number == getattr(signal, CALL):
+        if number == getattr(signal, CALL) and not self._exit.watch.ends_main:
             if process.listeners.cutting_inline():
                 raise HandlerCut
-            if self._exit.watch.ends_main:
-                self._exit.watch.ends_main = False
-                raise SystemExit(0)
             process.called = True
             process.wake()
             return
-        if role not in (None, RELOAD):
-            if process.machine.starting and not process.children.orphans:
-                as_if_not_there(number, frame)
+        late = process.machine.over and role not in (None, RELOAD)
+        if late or self._exit.watch.ends_main:
+            if self._exit.late_signal(number, frame):
                 return
-            if process.machine.over:
-                self._exit.late_signal(number, frame)
+        elif process.machine.starting and role in (STOP, FORCE) and not process.children.orphans:
+            as_if_not_there(number, frame)
+            return
         process.post(self.from_signal(number))
 
     def from_signal(self, number: int) -> Order:

@@ -98,7 +98,6 @@ class ServerProcess(BaseProcess):
         self.action(action)(*what)
 
     def action(self, name: str) -> Callable[..., None]:
-        """Return the method that an action of the table names."""
         step, _, method = name.partition(".")
         found: Callable[..., None] = getattr(self._steps[step], method)
         return found
@@ -249,6 +248,7 @@ class ServerProcess(BaseProcess):
             or len(self.migration)
             or self.called
             or self.machine.waits
+            or self.driver.jobs_wait
             or self.answers.control.conversations
             or (near and self.listeners.foreign())
         )
@@ -267,7 +267,6 @@ class ServerProcess(BaseProcess):
         return found
 
     def _channels(self) -> list[Channel]:
-        """Return those to the living neighbours."""
         channels = [predecessor.channel for predecessor in self.predecessors.living]
         successor = self.living_successor
         return channels if successor is None else [*channels, successor.channel]
@@ -276,6 +275,7 @@ class ServerProcess(BaseProcess):
         """Return the moment (time.monotonic) at which a step is due; None: no such moment."""
         times = (
             self.children.due,
+            self.driver.jobs_deadline(),
             self.retries.again_at,
             self.exit.watch.deadline(),
             self.bridging.deadline(),
@@ -312,7 +312,7 @@ class ServerProcess(BaseProcess):
         self.predecessors.at_exit()
         successor = self.living_successor
         if successor is not None:
-            successor.channel.leave_open()
+            successor.leave_open()
             self.successor = None
 
     def _pass_on_the_last(self) -> None:

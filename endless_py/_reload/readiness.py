@@ -246,7 +246,20 @@ class Readiness:
         process, successor = self._process, self._process.successor
         assert successor is not None
         process.predecessors.say("superseded")
+        missing = []
         for index, listener in enumerate(process.handed):
             listener.migrates_to = index if index in successor.ready else None
-            if index not in successor.adopted and listener.entered and listener.move("close"):
-                process.log(log.INFO, f"the new code has no {listener}; it is closed")
+            if index not in successor.adopted:
+                missing.append(index)
+                listener.missing = listener.entered
+                if listener.missing:
+                    process.log(log.INFO, f"the new code has no {listener}; it is closed")
+        if missing:
+            successor.say("missing", indexes=missing)
+
+    def heard_closed(self, indexes: list[int]) -> None:
+        """It has these listeners no more: nobody is let in once they are closed here too."""
+        for index in indexes:
+            for listener in self._process.handed[index : index + 1]:
+                if listener.missing:
+                    listener.give_up()

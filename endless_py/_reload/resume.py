@@ -42,6 +42,7 @@ class Resume:
     def _reaped(self, child: Child) -> None:
         process, successor = self._process, self._process.successor
         end = f"{child} {child.status}"
+        process.listeners.never_wait()
         if process.machine.aborts and successor is not None and successor.child is child:
             why = f"{end} before it was ready ({successor.failure})"
             process.fire(Event.REAPED, f"reload failed: {why}; this one goes on serving")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -56,6 +57,7 @@ class Signals:
         self._ran: set[int] = set()  # its handler ran, its number was not read yet
         self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
         self._taken: set[int] = set()  # taken in the handler's place
+        self.for_main: set[int] = set()  # only the handler may take these, however late it runs
         self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
         self._asked = False  # the main thread, to install them for a server of another one
         self._call = int(getattr(signal, CALL, 0))
@@ -155,15 +157,15 @@ class Signals:
         caught = sigmask.caught()
         for number in sorted(wanted - self._previous.keys()):
             before = signal.getsignal(number)
-            if number == self._call and before == self._run:
+            if before is signal.SIG_DFL and number in caught:
+                before = None  # by a handler of C code, such as faulthandler's
+            elif number == self._call and before == self._run:
                 before = signal.SIG_DFL
             unused = [signal.SIG_DFL, signal.default_int_handler]
             if number == signal.SIGHUP:
                 self.ignored_hup = self.ignored_hup or before is signal.SIG_IGN
             if self.roles.get(number) == RELOAD:
                 unused.append(signal.SIG_IGN)  # nohup: there HUP only ever means reload
-            if before is signal.SIG_DFL and number in caught:
-                before = None  # by a handler of C code, such as faulthandler's
             if before in unused:
                 self._previous[number] = before
                 signal.signal(number, self._run)
@@ -183,7 +185,7 @@ class Signals:
         if self._asked and number == self._call:
             self._asked = False
             self.install()
-        if number in self._taken:
+        if number in self._taken - self.for_main:
             self._taken.discard(number)
             return
         self._ran.add(number)
@@ -204,7 +206,7 @@ class Signals:
         """
         now = time.monotonic()
         if self._pipe is not None:
-            for number in set(self._pipe.clear()) & self._previous.keys():
+            for number in set(self._pipe.clear()) & self._previous.keys() - self.for_main:
                 if number in self._ran:
                     self._ran.discard(number)
                 else:
@@ -278,6 +280,23 @@ class Signals:
 def as_if_not_there(number: int, frame: Optional[FrameType]) -> None:
     """Do what the signal would have done without this package."""
     if number == signal.SIGINT:
-        signal.default_int_handler(number, frame)
+        interrupt(number, frame)
+        return
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def interrupt(number: int, frame: Optional[FrameType]) -> None:
+    """In a signal handler: raise KeyboardInterrupt, as SIGINT does without this package.
+
+    asyncio.run() cancels its task instead, from Python 3.11 on, where it finds Python's own handler
+    installed, and that was not the case. So it is told in the way of that handler.
+    """
+    runner: Any = getattr(sys.modules.get("asyncio"), "Runner", None)
+    current = frame
+    while hasattr(runner, "_on_sigint") and current is not None:
+        if current.f_code is runner.run.__code__ and "task" in current.f_locals:
+            current.f_locals["self"]._on_sigint(number, frame, current.f_locals["task"])
+            return
+        current = current.f_back
+    signal.default_int_handler(number, frame)

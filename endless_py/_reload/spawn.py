@@ -9,7 +9,7 @@ import os
 import threading
 from functools import partial
 
-from endless_py._handoff import command_line, greeting, starter
+from endless_py._handoff import greeting, starter
 from endless_py._handoff.successor import Successor
 from endless_py._reload import dry_start, hooks
 from endless_py._reload.base import BaseProcess, Order
@@ -45,7 +45,7 @@ class Spawn:
         self._process = process
         self._supervisor = supervisor
         self._report = report
-        self.command = command_line.capture()
+        self.command = process.started.command
         # Held while a successor is started, and by whoever forks: see `process`.
         self.fork_lock = threading.RLock()
         self._said: Optional[bool] = None

@@ -205,6 +205,9 @@ class Supervisor:
     def in_forked_child(self) -> None:
         """A forked child speaks to nobody and owns nothing."""
         self.in_charge = False
+        if self.pid_file is not None:
+            self.pid_file.close()
+        self._process.files = {k: v for k, v in self._process.files.items() if k != _HELD}
         self.pid_file = None
         self.notifier.close()
 

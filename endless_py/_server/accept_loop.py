@@ -123,7 +123,9 @@ class AcceptLoop:
                 handled = self._requests.serve_arrivals() or handled
         finally:
             self._requests.end_of_turn()
-        if actions:
+        if listener.cut or current.released:
+            pass  # what waits there again would outlast the force stop
+        elif actions:
             self._act()
         else:
             server.service_actions()

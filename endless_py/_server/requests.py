@@ -141,8 +141,9 @@ class Requests:
             # Looked at after in_accept is set: whoever forbids accepting looks the other way.
             if not listener.accepting:
                 return False
-            if not current.alone() and self._socket.type == socket.SOCK_STREAM:
-                os.set_blocking(server.fileno(), False)  # whatever another process has set
+            if not current.alone():  # whatever another process has set, nothing waits here
+                listener.never_wait()
+                most = 1
             while self._handle_one():
                 most -= 1
                 if (
@@ -253,6 +254,8 @@ class Requests:
         finally:
             listener.inline_cut = False
             listener.inline_thread = None
+            if not listener.accepting:
+                process.current.wake()
             if self._forks:
                 self.end_of_turn()  # no helper lives while it forks
 
@@ -311,6 +314,8 @@ class Requests:
             return
         with suppress(OSError):
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                with suppress(OSError):  # it has lost a port that the kernel had chosen
+                    socket.socket.bind(sock, listener.binding.address)
                 socket.socket.listen(sock, self._server.request_queue_size)
                 process.current.log(
                     log.ERROR,

@@ -159,13 +159,19 @@ class ReceivedListeners:
             self.waiting = left
         return found
 
-    def close(self) -> None:
-        """Close what nobody adopted, but for what a manager has lent."""
+    def close(self, indexes: Optional[set[int]] = None) -> None:
+        """Close what nobody adopted (None: all of it), but for what a manager has lent."""
         with self._lock:
-            left, self.waiting = self.waiting, [i for i in self.waiting if i[0].lent is not None]
-        for binding, descriptor in left:
-            if binding.lent is None:
-                os.close(descriptor)
+            waiting = self.waiting
+            self.waiting = [
+                item
+                for item in waiting
+                if item[0].lent is not None
+                or (indexes is not None and item[0].index not in indexes)
+            ]
+            left = [item for item in waiting if item not in self.waiting]
+        for _, descriptor in left:
+            os.close(descriptor)
 
     def lent(self) -> list[tuple[Binding, int]]:
         """Return what a manager has lent and nobody uses."""

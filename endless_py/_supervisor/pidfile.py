@@ -75,9 +75,14 @@ class PidFile:
                 self._made = _inode(os.stat(self.path))
 
     def _keep(self, descriptor: int) -> None:
+        self.close()
+        self.held = keep_off_standard_streams(descriptor)
+
+    def close(self) -> None:
+        """Keep the file open no longer."""
         if self.held is not None:
             os.close(self.held)
-        self.held = keep_off_standard_streams(descriptor)
+            self.held = None
 
     def _holds(self) -> bool:
         """Whether the descriptor is that of the file at the path, as far as this user can see."""

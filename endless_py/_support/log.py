@@ -38,8 +38,8 @@ def write(level: int, generation: str, text: str) -> None:
     cannot have configured it, so that import is not paid for here.
     """
     text = text.translate(_ESCAPED)
-    logging = sys.modules.get("logging")
-    if logging is not None:
+    logging: Any = sys.modules.get("logging")
+    if hasattr(logging, "getLogger"):  # else another thread is just importing it
         logger = logging.getLogger("endless_py")
         if logger.hasHandlers():
             _write_to_logger(logger, level, "[%d] generation %s: %s", generation, text)

@@ -99,9 +99,11 @@ def pid_file(data: bytes) -> None:
         path.write_bytes(data)
         with contextlib.suppress(PidFileError):
             assert 0 < read_pid(path) < 1 << 31
+        file = PidFile(path)
         with contextlib.suppress(PidFileError):
-            PidFile(path).write(os.getpid())
+            file.write(os.getpid())
             assert read_pid(path) == os.getpid()
+        file.close()
 
 
 def request(data: bytes) -> None:

@@ -74,9 +74,9 @@ def read_pid_file(folder: Path) -> str:
 
 
 def quiet(pid: int) -> list[str]:
-    """Return the kinds of a process's descriptors, empty while it writes its pid file."""
+    """Return the kinds of a process's descriptors, empty while it writes its pid file anew."""
     found = descriptors(pid)
-    return [] if any("pid" in Path(kind).name for kind in found) else found
+    return [] if any(Path(kind).name.startswith(".pid") for kind in found) else found
 
 
 class Trial:

@@ -294,3 +294,31 @@ class TestTheEnvironment:
         environment = Started().environment
         monkeypatch.undo()
         assert (environment == dict(os.environ)) is (data != b"A=1\0le=2")
+
+
+def test_nothing_of_a_handoff_is_taken_for_what_a_run_script_has_opened(tmp_path):
+    """A bridge that had the kept pid's socket for commands would hold it open beyond its end."""
+    with custom(tmp_path, INHERITABLE) as program:
+        pid = program.wait_serving()
+        for generation in (1, 2):
+            pid = reload(program, generation, pid, True)
+        program.stop(pid)
+        assert set(re.findall("inheritable: .*", program.text)) == {"inheritable: []"}
+
+
+INHERITABLE = """
+import atexit
+
+class Server(ThreadingHTTPServer):
+    keep_pid = True
+
+@atexit.register
+def say():
+    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    there = [n for n in numbers if os.path.exists(f"/proc/self/fd/{n}")]
+    print("inheritable:", [n for n in there if n > 2 and os.get_inheritable(n)], flush=True)
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    say()
+    server.serve_forever()
+"""

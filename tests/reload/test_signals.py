@@ -427,3 +427,87 @@ def test_a_signal_that_c_code_handles_stays_the_programs(name, tmp_path):
         assert ("has a SIGHUP handler of its own" in program.text) is (name == "SIGHUP")
         os.kill(pid, INT)
         program.wait_alone(None)
+
+
+MAINS = {
+    "works": """
+while True:
+    time.sleep(0.1)
+    sum(range(1000))
+    time.sleep(0.1)
+""",
+    "is busy in asyncio": """
+import asyncio
+async def main():
+    try:
+        while True:
+            sum(range(1000))
+            await asyncio.sleep(0.01)
+    finally:
+        await asyncio.sleep(0.01)
+        print("cleaned up", flush=True)
+asyncio.run(main())
+""",
+    "takes from a queue": """
+import queue
+work = queue.Queue()
+while True:
+    try:
+        work.get(timeout=0.1)
+    except queue.Empty:
+        sum(range(1000))
+""",
+    "pauses": """
+while True:
+    signal.pause()
+""",
+    "is in a long call of C code": """
+import hashlib
+while True:
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+""",
+}
+BESIDE = """
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("order", ["TERM", "INT", "HUP"])
+@pytest.mark.parametrize("main", MAINS)
+def test_a_main_thread_that_does_something_else_is_ended_after_the_servers(main, order, tmp_path):
+    """Without us the signal would have ended it on the spot, whatever it was doing."""
+    with custom(tmp_path, BESIDE + MAINS[main]) as program:
+        pid = program.wait_serving()
+        os.kill(pid, getattr(signal, f"SIG{order}"))
+        status = program.process.wait(TIMEOUT)
+        assert status == (-INT if order == "INT" else 0)
+        if order == "HUP":
+            program.stop(program.wait_serving(1))
+        if "asyncio" in main:
+            assert program.text.count("cleaned up") == 1 + (order == "HUP")
+        assert "is dropped" not in program.text
+
+
+WAITS_FOR_IT = """
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+WAIT
+print("waited", flush=True)
+for step in range(30):
+    time.sleep(0.1)
+print("cleaned up", flush=True)
+"""
+
+
+@pytest.mark.parametrize("wait", ["thread.join()", "while thread.is_alive(): thread.join(0.1)"])
+@pytest.mark.parametrize("order", ["TERM", "HUP"])
+def test_a_main_thread_that_waits_for_the_servers_has_its_time_to_end(wait, order, tmp_path):
+    with custom(tmp_path, WAITS_FOR_IT.replace("WAIT", wait)) as program:
+        pid = program.wait_serving()
+        os.kill(pid, getattr(signal, f"SIG{order}"))
+        assert program.process.wait(TIMEOUT) == 0
+        program.wait("cleaned up")
+        if order == "HUP":
+            program.stop(program.wait_serving(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import os
 import random
@@ -65,6 +66,9 @@ def tool(name: str, package: str = "") -> str:
     return path
 
 
+F_SETPIPE_SZ = 1031  # Linux; the module has it from 3.10 on
+
+
 def slow(*values: object):
     """Return a case of a parametrized test that is left to .ci/run."""
     return pytest.param(*values, marks=pytest.mark.slow)
@@ -95,6 +99,9 @@ class Program:
             pass_fds=pass_fds,
             start_new_session=True,
         )
+        with contextlib.suppress(OSError, AttributeError):
+            # A busy machine reads late, and a log line that finds no room is dropped.
+            fcntl.fcntl(self.process.stdout, F_SETPIPE_SZ, 1 << 20)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
