@@ -259,6 +259,7 @@ class ExitWatch:
         main = threading.main_thread()
         let_threads_go(t for t in threading.enumerate() if not t.daemon and t is not main)
         self.ends_main = True
+        self._process.signals.for_main.add(int(getattr(signal, CALL)))
         os.kill(os.getpid(), getattr(signal, CALL))
 
 
