@@ -117,9 +117,7 @@ class Exit:
                     successor.say("wait_over")
         foreign = process.listeners.foreign()
         stopped = self._stop.by_signal
-        if any(listener.cut for listener in foreign):
-            stopped = self._stop.last_signal
-        elif stopped is None and not foreign:
+        if stopped is None and (not foreign or any(listener.cut for listener in foreign)):
             stopped = int(getattr(signal, CALL))  # HUP would have ended the program as well
         supervised = detect.is_watched(self._supervisor.notifier.enabled) or kept or process.bridge
         self.watch.end_after = process.listeners.exit_grace(supervised)
@@ -282,6 +280,7 @@ class ExitWatch:
         main = threading.main_thread()
         let_threads_go(t for t in threading.enumerate() if not t.daemon and t is not main)
         self.ends_main = True
+        self._process.signals.for_main.add(int(getattr(signal, CALL)))
         os.kill(os.getpid(), getattr(signal, CALL))
 
 
