@@ -15,8 +15,9 @@ from harness import environment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SUITES = ("test_socketserver", "test_httpservers", "test_wsgiref", "test_xmlrpc")
-# Each of these looks at a detail of the library's source, not at what it does.
-EXCUSED: dict[str, str] = {}
+# Which looks at the names in a module of the library and where their classes were defined, not at
+# what they do.
+EXCUSED = (".MiscTestCase.test_all",)
 
 
 @functools.lru_cache
@@ -49,7 +50,7 @@ def test_what_the_originals_pass(suite, swap):
     problems = [
         f"{test}: {found.get(test, ('not run', ''))}"
         for test in sorted(passed)
-        if found.get(test, ("not run",))[0] != "passed" and test not in EXCUSED
+        if found.get(test, ("not run",))[0] != "passed" and not test.endswith(EXCUSED)
     ]
     assert not problems, "\n".join(problems).replace("\\n", "\n")
     print(f"{suite}, {swap}: {len(passed)} passed")
