@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from endless_py import wsgiref as wsgiref
     from endless_py import xmlrpc as xmlrpc
     from endless_py._api import *  # noqa: F403
+    from endless_py._asyncio import serve_asyncio as serve_asyncio
     from endless_py._server.idle import await_message as await_message
     from endless_py.exceptions import *  # noqa: F403
     from endless_py.http.server import *  # noqa: F403
@@ -90,6 +91,7 @@ __all__ = [
     "passed_file",
     "ready",
     "reload",
+    "serve_asyncio",
     "set_signals",
     "state",
     "stop",
@@ -139,6 +141,7 @@ _MODULE_OF = {
     "state": "endless_py._api",
     "stop": "endless_py._api",
     "wait_for_predecessor": "endless_py._api",
+    "serve_asyncio": "endless_py._asyncio",
     "await_message": "endless_py._server.idle",
     "ChannelClosed": "endless_py.exceptions",
     "ChannelError": "endless_py.exceptions",

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["endless_py.__main__", "endless_py._serve", "endless_py.upgrade"],
     ["endless_py"],
-    ["endless_py._api", "endless_py.wsgiref", "endless_py.xmlrpc"],
+    ["endless_py._api", "endless_py._asyncio", "endless_py.wsgiref", "endless_py.xmlrpc"],
     ["endless_py.http", "endless_py.socketserver"],
     ["endless_py._server"],
     ["endless_py._reload"],

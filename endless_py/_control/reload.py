@@ -29,7 +29,7 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
     serves under that pid; with wait_drained once every older generation has ended as well.
     """
     client = connect(pid, deadline)
-    older: list[Client] = []
+    older = _watch_older(pid, deadline) if wait_drained else []
     try:
         client.ask("reload")
         ready: Optional[dict[str, Any]] = None
@@ -39,6 +39,8 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
             if event == "moved" and answer is not None:
                 client.close()
                 client = follow(int(answer["pid"]), deadline)
+                if wait_drained:
+                    older += _watch_older(client.pid, deadline)
                 client.ask("reload")
             elif event == "failed" and answer is not None:
                 _say_failed(answer)
@@ -48,8 +50,6 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                 _say_ready(client.pid, ready)
                 if not wait_drained and not (ready["bridge"] and wait):
                     return OK
-                if wait_drained:
-                    older = _watch_older(client.pid, ready, deadline)
             elif event == "end" and ready is None:
                 raise Unanswered(
                     f"process {client.pid} ended before it could say how the reload went"
@@ -61,12 +61,16 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
             watching.close()
 
 
-def _watch_older(pid: int, ready: dict[str, Any], deadline: Deadline) -> list[Client]:
-    """Return conversations with the generations before the one that drains now."""
+def _watch_older(pid: int, deadline: Deadline) -> list[Client]:
+    """Return conversations with the generations before that of this process.
+
+    Begun before the reload: afterwards nobody may be left who knows of them.
+    """
     found: list[Client] = []
     with suppress(Failed):  # it ends just now
-        for state in chain(pid, deadline):
-            if state["generation"] < ready["generation"] and state["pid"] != pid:
+        states = {state["pid"]: state for state in chain(pid, deadline)}
+        for state in states.values():
+            if state["generation"] < states[pid]["generation"]:
                 with suppress(Failed):
                     watching = connect(state["pid"], deadline)
                     found.append(watching)
@@ -92,7 +96,7 @@ def _say_ready(pid: int, ready: dict[str, Any]) -> None:
 def _drained(pid: int, ready: dict[str, Any], older: list[Client], deadline: Deadline) -> int:
     for watching in older:
         watching.wait_end()
-    gone = [watching.pid for watching in older]
+    gone = list({watching.pid for watching in older})
     if not ready["bridge"]:
         gone = sorted([*gone, pid])
         wait_gone(gone, deadline)

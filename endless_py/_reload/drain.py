@@ -86,6 +86,7 @@ class Drain:
 
     def _cut(self, listener: Listener, now: float) -> None:
         active = listener.connections.all()
+        listener.move("cut")  # who sees the end of a connection is to see why
         self._report.cut(sum(not connection.idle for connection in active))
         faults.at("hammer")
         for connection in active:
@@ -95,7 +96,6 @@ class Drain:
                 f"active for {now - connection.since:.1f} s",
             )
             connection.cut()
-        listener.move("cut")
         if active or listener.in_accept or listener.inline_thread is not None:
             listener.abandon_at = now + _ABANDON_AFTER
 

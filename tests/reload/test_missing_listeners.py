@@ -18,9 +18,10 @@ class Server(ThreadingHTTPServer):
 servers = [Server(("127.0.0.1", 0), Handler)]
 if not (folder / "without").exists():
     servers.append({second})
-threads = [threading.Thread(target=server.serve_forever) for server in servers]
+threads = [threading.Thread(target=server.serve_forever) for server in servers[1:]]
 for thread in threads:
     thread.start()
+servers[0].serve_forever()
 for thread in threads:
     thread.join()
 """
