@@ -74,9 +74,13 @@ def read_pid_file(folder: Path) -> str:
 
 
 def quiet(pid: int) -> list[str]:
-    """Return the kinds of a process's descriptors, empty while it writes its pid file anew."""
-    found = descriptors(pid)
-    return [] if any(Path(kind).name.startswith(".pid") for kind in found) else found
+    """Return the kinds of a process's descriptors, empty while it still opens and closes some."""
+    looks = []
+    for _ in range(5):
+        looks.append(descriptors(pid))
+        time.sleep(0.02)
+    busy = any(Path(kind).name.startswith(".pid") for kind in looks[0])
+    return [] if busy or looks.count(looks[0]) < len(looks) else looks[0]
 
 
 class Trial:
