@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from endless_py._control.socket import Conversation
 
-_FRESH = 1.0  # seconds in which a bridge that serves is itself the proof that the code starts
+_FRESH = 1.5  # seconds in which a bridge that serves is itself the proof that the code starts
 _AGAIN = 0.1  # seconds until it is tried again, when something was missing for handing back
 _FIRST_AGAIN, _LAST_AGAIN = 5.0, 60.0  # seconds from one rehearsal that failed to the next
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Iterable, Optional
 
+    from endless_py._handoff.successor import Successor
+
+# Seconds that a bridge has to serve before the old program is given up for it: what dies just after
+# its start is noticed while there is still something to go back to.
+_PROBATION = 0.5
 _NAME_AFTER = 5.0  # seconds a program has to end before what keeps it alive is named
 # Seconds that the main thread has to end by itself, where it waited for the servers; until it is
 # ended though it does not come back to what it did, where it did not wait; and between two looks.
@@ -52,6 +57,7 @@ class Exit:
         self._reexec = reexec
         self._migration = migration
         self.watch = ExitWatch(process, supervisor)
+        self._probation: Optional[tuple[Successor, float]] = None  # its end (time.monotonic)
 
     def check(self) -> None:
         """During a drain: finish when nothing is left to wait for."""
@@ -75,8 +81,23 @@ class Exit:
                 f"drain time is over: {count} idle connections are left to "
                 f"{process.successor}, which has not said that it has them",
             )
-        if not len(self._migration):
+        if not len(self._migration) and not self._on_probation():
             process.fire(Event.EMPTY)
+
+    def _on_probation(self) -> bool:
+        """Whether the bridge has not served long enough: until then this process can resume."""
+        process, successor = self._process, self._process.living_successor
+        if successor is None or not process.is_kept_by(successor) or self._stop.ordered:
+            return False
+        if self._probation is None or self._probation[0] is not successor:
+            self._probation = successor, time.monotonic() + _PROBATION
+        return time.monotonic() < self._probation[1]
+
+    def deadline(self) -> Optional[float]:
+        """Return the moment (time.monotonic) at which there is something to do here."""
+        ends = self._probation[1] if self._probation and self._process.machine.drains else None
+        times = ends, self.watch.deadline()
+        return min((t for t in times if t is not None), default=None)
 
     # -- actions ----------------------------------------------------------
 

@@ -277,7 +277,7 @@ class ServerProcess(BaseProcess):
             self.children.due,
             self.driver.jobs_deadline(),
             self.retries.again_at,
-            self.exit.watch.deadline(),
+            self.exit.deadline(),
             self.bridging.deadline(),
             self.signals.deadline(),
             self.readiness.deadline(),

@@ -68,7 +68,7 @@ class Supervisor:
             if self.pid_file is None:
                 pid_file.check(self.ours)
                 self.pid_file = pid_file
-                pid_file.hold()
+                pid_file.hold(make=self.in_charge)
                 self._hand_on()
 
     def claim_pid_file(self) -> None:
@@ -151,6 +151,7 @@ class Supervisor:
             former = PidFile(path)  # the new code has another one, or none
             former.take()
             former.remove()
+        self._hand_on()
         self._ping()
         if self._process.machine.stops:  # told to stop before it was told this
             self.stopping()

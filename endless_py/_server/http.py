@@ -59,11 +59,20 @@ class Hooks:
             self._hook(name)
 
     def _hook(self, name: str) -> None:
-        """Put the method of this class before the handler's, which it finds as `_name`."""
-        setattr(self, f"_{name}", getattr(self.handler, name))
+        """Put the method of this class before the handler's."""
         if name in self._attributes:
             self._replaced[name] = self._attributes[name]
         self._attributes[name] = getattr(self, name)
+
+    def theirs(self, name: str, *arguments: Any, **keywords: Any) -> Any:
+        """Call the handler's method, looked for at this moment: a program may change its class."""
+        method = self._replaced.get(name)
+        if method is None:
+            cls = type(self.handler)
+            method = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
+            if hasattr(method, "__get__"):
+                method = method.__get__(self.handler, cls)
+        return method(*arguments, **keywords)
 
     def remove(self) -> None:
         """Leave the handler as it was, so that it goes as soon as nobody refers to it."""
@@ -76,7 +85,7 @@ class Hooks:
         self.place.is_stateless = None
 
     def setup(self: Any) -> None:
-        self._setup()
+        self.theirs("setup")
         restore = boundary.own(self.handler, "restore_state")
         if restore is not None and self.place.arrived_with is not None:
             restore(self.place.arrived_with)
@@ -118,9 +127,9 @@ class HTTPHooks(Hooks):
                 return
         except TimeoutError as error:  # for the handler, where it reads
             with boundary.reading_raises(self.handler, error):
-                self._handle_one_request()
+                self.theirs("handle_one_request")
         else:
-            self._handle_one_request()
+            self.theirs("handle_one_request")
         if self._ends:
             self.handler.close_connection = True
 
@@ -169,7 +178,7 @@ class HTTPHooks(Hooks):
         The answer is the class's all the same.
         """
         handler = self.handler
-        parse: Callable[[], bool] = self._parse_request
+        parse: Callable[[], bool] = functools.partial(self.theirs, "parse_request")
         strict = boundary.own(handler, "_checks_framing", False)
         if handler.protocol_version < "HTTP/1.1" or strict:
             return parse()
@@ -198,12 +207,12 @@ class HTTPHooks(Hooks):
     def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
         self._status = code
         self._connection_said = False
-        self._send_response_only(code, message)
+        self.theirs("send_response_only", code, message)
 
     def send_header(self: Any, keyword: str, value: str, *args: Any, **kwargs: Any) -> None:
         if keyword.lower() == "connection":
             self._connection_said = True
-        self._send_header(keyword, value, *args, **kwargs)
+        self.theirs("send_header", keyword, value, *args, **kwargs)
 
     def end_headers(self: Any) -> None:
         final = self._status is None or self._status >= 200  # None: a head written by hand
@@ -212,7 +221,7 @@ class HTTPHooks(Hooks):
             if self._ends or (place.draining() and not place.can_migrate(self.handler)):
                 self.handler.send_header("Connection", "close")
         self._status, self._connection_said = None, False
-        self._end_headers()
+        self.theirs("end_headers")
 
 
 # -- what a handler keeps -----------------------------------------------------

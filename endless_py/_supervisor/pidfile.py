@@ -36,7 +36,6 @@ class PidFile:
         self.path = os.path.abspath(os.fspath(path))
         self.held = held
         self._mine: Optional[Inode] = None
-        self._made: Optional[Inode] = None  # an empty one
 
     def check(self, ours: Collection[int] = ()) -> None:
         """Raise PidFileError unless the file can be written.
@@ -62,17 +61,14 @@ class PidFile:
         inode = self._replace(pid)
         self._mine = inode if pid == os.getpid() else None
 
-    def hold(self) -> None:
-        """As root, open it while that is possible; an empty one is made where there is none."""
-        if self.held is not None or not _is_root():
-            return
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(OSError):
-            try:
-                self._keep(os.open(self.path, flags))
-            except FileNotFoundError:
-                self._keep(os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644))
-                self._made = _inode(os.stat(self.path))
+    def hold(self, make: bool = False) -> None:
+        """As root, open it while that is possible; make says to write it where there is none."""
+        if self.held is None and _is_root():
+            with suppress(OSError):
+                if make and not os.path.lexists(self.path):
+                    self.write(os.getpid())
+                else:
+                    self._keep(os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
 
     def _keep(self, descriptor: int) -> None:
         self.close()
@@ -144,19 +140,21 @@ class PidFile:
             found = self._read()
             if found is not None and found[0] == os.getpid():
                 self._mine = found[1]
+        if _is_root() and not self._holds():  # that generation has put another one there
+            self.close()
+            self.hold()
         return self._mine is not None
 
     def remove(self) -> None:
         """Remove the file if it is this process's; never raises."""
         with suppress(OSError):
-            found = self._read()
-            if found is not None and found in ((os.getpid(), self._mine), (None, self._made)):
+            if self._mine is not None and self._read() == (os.getpid(), self._mine):
                 try:
                     os.unlink(self.path)
                 except PermissionError:
                     if self.held is not None and self._holds():
                         os.ftruncate(self.held, 0)  # nobody is there: as good as none
-        self._mine = self._made = None
+        self._mine = None
 
 
 def read_pid(path: Union[str, os.PathLike[str]]) -> int:

@@ -14,11 +14,17 @@ from pathlib import Path
 
 from cells import Cell
 from harness import Program, environment
-from processes import connections, kill, lift_limits, limit, wait_stopped
+from processes import connections, kill, lift_limits, limit, wait_stopped, wait_until
 
 HERE = Path(__file__).resolve().parent
 HELD = 0.6  # seconds that a step lasts after its neighbour's death: what comes next is overdue
 MARGIN = 32 << 20  # bytes that a limit of memory leaves: the load's threads need some
+
+
+def beside(here: int, program: Program) -> list[int]:
+    """Return the other processes, without those in the middle of an exec or of their end."""
+    others = [pid for pid in program.pids() if pid != here]
+    return [pid for pid in others if Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 class Striker:
@@ -69,9 +75,12 @@ class Striker:
         """
         found = program.wait(rf"at '{cell.place[0]}': pid (\d+), descriptor (\d+)", after)
         here, free = int(found[1]), int(found[2])
-        others = [pid for pid in program.pids() if pid != here]
+        others = beside(here, program)
         victim = here
         if cell.struck:
+            if cell.place[0] == "spawn":  # it is on its way
+                wait_until(lambda: len(beside(here, program)) == 1, "a successor")
+                others = beside(here, program)
             assert len(others) == 1, f"{others} beside {here}"
             victim = others[0]
         if cell.fault == "kill":

@@ -294,6 +294,23 @@ def test_the_bridge_is_killed_while_the_old_program_drains(folder):
         program.stop(pid)
 
 
+def test_new_code_that_dies_just_after_its_start_leaves_the_old_code_serving(folder):
+    with Program("kept.py", folder) as program:
+        pid = program.wait_serving()
+        (folder / "start").write_text(
+            "import endless_py, threading\n"
+            "endless_py.on_ready(lambda: threading.Timer(0.1, os._exit, [3]).start())"
+        )
+        os.kill(pid, signal.SIGHUP)
+        program.wait(r"generation 1 \(bridge, pid \d+\) is ready.*finishing 0 requests")
+        program.wait("died without a word.*accepts again")
+        assert get(program.port) == f"0 {pid} end"
+        (folder / "start").write_text("")
+        reload(program, 1, pid)
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
 def test_the_bridge_is_killed_while_the_old_program_cleans_up(folder):
     os.mkfifo(folder / "gate")
     with Program("kept.py", folder) as program:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import queue
 import socket
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 from custom_code import custom
@@ -212,6 +214,7 @@ def test_the_class_is_the_programs(serving):
     assert Own.path_of_last == "/x"
     assert [(Own, Own, Own.__mro__)] * 3 == SEEN
     assert server.RequestHandlerClass is Own
+    gc.collect()
     assert Own.__subclasses__() == [Answering]
 
 
@@ -232,3 +235,29 @@ def test_a_class_that_answers_to_every_name_is_asked_for_nothing_of_ours(serving
     server = serving(Answering)
     get(server.server_address[1])
     assert ASKED == []
+
+
+def test_a_class_that_is_changed_meanwhile_counts_at_once(serving):
+    class Changing(Own):
+        protocol_version = "HTTP/1.1"
+
+    server = serving(Changing)
+    client = connect(server.server_address[1])
+    client.request("GET", "/")
+    client.getresponse().read()
+
+    def end_headers(handler):
+        BaseHTTPRequestHandler.send_header(handler, "Changed", "yes")
+        BaseHTTPRequestHandler.end_headers(handler)
+
+    Changing.end_headers = end_headers
+    client.request("GET", "/")
+    response = client.getresponse()
+    response.read()
+    assert response.getheader("Changed") == "yes"
+    calls = queue.Queue()
+    Changing.end_headers = Mock(side_effect=lambda *given: calls.put(given))  # not given self
+    Changing.send_header = staticmethod(lambda *given: calls.put(given))
+    client.request("GET", "/")
+    assert [calls.get(timeout=TIMEOUT)[:1] for _ in range(3)] == [("Server",), ("Date",), ()]
+    client.close()
