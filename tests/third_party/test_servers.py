@@ -111,6 +111,8 @@ def over_dns(port):
 
 
 def over_websockets(port):
+    """A socket that was handed to ws4py's thread is closed by its server_close(): asked again."""
+
     def ask(seconds):
         import queue
 
@@ -125,12 +127,18 @@ def over_websockets(port):
             def received_message(self, message):
                 found.put(str(message))
 
-        client = Client(f"ws://127.0.0.1:{port}/")
-        client.connect()
-        try:
-            return found.get(timeout=TIMEOUT)
-        finally:
-            client.close()
+            def closed(self, code, reason=None):
+                found.put("")
+
+        answer = ""
+        while not answer:
+            client = Client(f"ws://127.0.0.1:{port}/")
+            client.connect()
+            try:
+                answer = found.get(timeout=TIMEOUT)
+            finally:
+                client.close()
+        return answer
 
     return ask
 
