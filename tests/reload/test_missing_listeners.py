@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -15,7 +16,7 @@ TWO = """
 class Server(ThreadingHTTPServer):
     keep_pid = {keep_pid}
 
-servers = [Server(("127.0.0.1", 0), Handler)]
+servers = [Server(("127.0.0.1", FIRST), Handler)]
 if not (folder / "without").exists():
     servers.append({second})
 threads = [threading.Thread(target=server.serve_forever) for server in servers[1:]]
@@ -37,6 +38,7 @@ class Foreign:
             except OSError:
                 time.sleep(0.01)
                 continue
+            connection.recv(1000)
             connection.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\nforeign")
             connection.close()
         self.socket.drained()
@@ -52,15 +54,28 @@ SECOND = {
 }
 
 
+def wait_answered(*ports):
+    """Servers in threads do not each say that they serve."""
+    until = time.monotonic() + TIMEOUT
+    for port in ports:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+
 @pytest.mark.parametrize("keep_pid", [False, True])
 @pytest.mark.parametrize("second", SECOND)
 def test_clients_are_answered_or_refused_during_the_drain(second, keep_pid, tmp_path):
-    port = free_port()
+    first, port = free_port(), free_port()
     code = FOREIGN + TWO.format(keep_pid=keep_pid, second=SECOND[second])
     answers = []
-    with custom(tmp_path, code.replace("PORT", str(port))) as program:
-        program.wait_serving(count=2)
-        first = int(program.wait(rf"serves tcp 127.0.0.1:(?!{port})(\d+)")[1])
+    with custom(tmp_path, code.replace("PORT", str(port)).replace("FIRST", str(first))) as program:
+        program.wait_serving()
+        wait_answered(first, port)
         old = program.pid
         held = slow_request(tmp_path, first, answers)
         (tmp_path / "without").touch()
@@ -92,11 +107,13 @@ def test_clients_are_answered_or_refused_during_the_drain(second, keep_pid, tmp_
 
 def test_what_waits_in_its_queue_is_answered(tmp_path):
     """The server of the missing port is busy, and has clients in its queue."""
-    port = free_port()
-    code = TWO.format(keep_pid=False, second=SECOND["no threads"]).replace("PORT", str(port))
+    first, port = free_port(), free_port()
+    code = TWO.format(keep_pid=False, second=SECOND["no threads"])
+    code = code.replace("PORT", str(port)).replace("FIRST", str(first))
     answers = []
     with custom(tmp_path, code) as program:
-        program.wait_serving(count=2)
+        program.wait_serving()
+        wait_answered(first, port)
         held = slow_request(tmp_path, port, answers)
         waiting = [threading.Thread(target=lambda: answers.append(get(port))) for _ in range(3)]
         for thread in waiting:
