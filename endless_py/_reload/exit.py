@@ -87,7 +87,9 @@ class Exit:
     def _on_probation(self) -> bool:
         """Whether the bridge has not served long enough: until then this process can resume."""
         process, successor = self._process, self._process.living_successor
-        if successor is None or not process.is_kept_by(successor) or self._stop.ordered:
+        if successor is None or not process.is_kept_by(successor):
+            return False
+        if self._stop.ordered or process.driver.exiting:  # it ends by itself
             return False
         if self._probation is None or self._probation[0] is not successor:
             self._probation = successor, time.monotonic() + _PROBATION
