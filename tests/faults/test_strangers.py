@@ -194,6 +194,8 @@ def say(messages):
     for body, count in messages:
         neighbour = {neighbour}
         neighbour.channel.send(body, (2,) * count)
+        while neighbour.channel.sending:  # what is not sent at the end is lost
+            neighbour.channel.flush()
 """
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from managed import Scenarios, Supervisord
+
+pytestmark = pytest.mark.slow
 
 
 class TestSupervisord(Scenarios):

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Program, connect, environment, get, held, slow
+from harness import TIMEOUT, Program, connect, environment, first, get, held, slow
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.migration import Migration
@@ -422,7 +422,7 @@ def test_a_connection_outlives_the_generation_that_would_have_received_it(tmp_pa
         program.stop(pid)
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
+@pytest.mark.parametrize("kind", first(["ThreadingHTTPServer", "ForkingHTTPServer"]))
 def test_connections_on_the_way_while_reload_follows_reload(kind, tmp_path):
     count, reloads = (300, 6) if kind == "ThreadingHTTPServer" else (30, 4)
     with custom(tmp_path, SERVE.replace("ThreadingHTTPServer", kind)) as program:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from custom_code import custom, slow_request
-from harness import TIMEOUT, free_port, get
+from harness import TIMEOUT, first, free_port, get
 
 TWO = """
 class Server(ThreadingHTTPServer):
@@ -67,7 +67,7 @@ def wait_answered(*ports):
                 time.sleep(0.01)
 
 
-@pytest.mark.parametrize("keep_pid", [False, True])
+@pytest.mark.parametrize("keep_pid", first([False, True]))
 @pytest.mark.parametrize("second", SECOND)
 def test_clients_are_answered_or_refused_during_the_drain(second, keep_pid, tmp_path):
     first, port = free_port(), free_port()

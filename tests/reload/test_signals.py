@@ -9,7 +9,7 @@ import time
 
 import pytest
 from custom_code import SERVE, custom, slow_request
-from harness import PROGRAMS, TIMEOUT, Program, connect, get
+from harness import PROGRAMS, TIMEOUT, Program, connect, first, get
 
 from endless_py._reload import listener, listeners, settings
 from endless_py._supervisor import detect
@@ -473,8 +473,8 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 """
 
 
-@pytest.mark.parametrize("order", ["TERM", "INT", "HUP"])
-@pytest.mark.parametrize("main", MAINS)
+@pytest.mark.parametrize("order", first(["TERM", "INT", "HUP"]))
+@pytest.mark.parametrize("main", first(MAINS, 2))
 def test_a_main_thread_that_does_something_else_is_ended_after_the_servers(main, order, tmp_path):
     """Without us the signal would have ended it on the spot, whatever it was doing."""
     with custom(tmp_path, BESIDE + MAINS[main]) as program:
@@ -501,8 +501,10 @@ print("cleaned up", flush=True)
 """
 
 
-@pytest.mark.parametrize("wait", ["thread.join()", "while thread.is_alive(): thread.join(0.1)"])
-@pytest.mark.parametrize("order", ["TERM", "HUP"])
+@pytest.mark.parametrize(
+    "wait", first(["thread.join()", "while thread.is_alive(): thread.join(0.1)"])
+)
+@pytest.mark.parametrize("order", first(["TERM", "HUP"]))
 def test_a_main_thread_that_waits_for_the_servers_has_its_time_to_end(wait, order, tmp_path):
     with custom(tmp_path, WAITS_FOR_IT.replace("WAIT", wait)) as program:
         pid = program.wait_serving()

@@ -74,6 +74,11 @@ def slow(*values: object):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def first(values, count: int = 1) -> list:
+    """Return the cases, all but the first of them left to .ci/run."""
+    return [*list(values)[:count], *(slow(value) for value in list(values)[count:])]
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with the package in reach."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
