@@ -81,8 +81,8 @@ _BEGIN_STOP = (
 )
 _BEGIN_DRAIN = (
     "readiness.take_over",
+    "supervisor.hand_over",  # who is told that it is ready finds its pid in the pid file
     "report.ready",
-    "supervisor.hand_over",
     "drain.begin",
     "drain.tell_program",
     "orders.pass_on_owed_reload",

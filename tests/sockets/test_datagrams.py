@@ -98,13 +98,13 @@ def test_datagrams_that_wait_when_the_server_drops_the_address_are_answered(tmp_
         old = program.wait_serving()
         client.settimeout(TIMEOUT)
         client.connect(("127.0.0.1", program.port))
-        client.send(b"first 1")
+        client.send(b"slow 1")
         configure(config, "TCPServer", ["127.0.0.1", 0])
         for number in range(5):
             client.send(str(number).encode())
         new = program.reload(1, old)
         answers = [json.loads(client.recv(4096)) for _ in range(6)]
-        assert [answer["text"] for answer in answers] == ["first 1", "0", "1", "2", "3", "4"]
+        assert [answer["text"] for answer in answers] == ["slow 1", "0", "1", "2", "3", "4"]
         assert {answer["pid"] for answer in answers} == {old}
         program.wait_alone(new)
         program.stop(new)
@@ -119,7 +119,7 @@ def test_datagrams_sent_while_no_process_reads_are_read_by_the_one_that_is_left(
         old = program.wait_serving()
         client.settimeout(TIMEOUT)
         client.connect(("127.0.0.1", program.port))
-        client.send(b"first 5")  # keeps the incumbent draining
+        client.send(b"slow 5")  # keeps the incumbent draining
         new = program.reload(1, old)
         program.wait("finishing ")
         os.kill(new, signal.SIGKILL)
