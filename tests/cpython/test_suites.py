@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness import environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.cpython, pytest.mark.timeout(300)]
 
 SUITES = ("test_socketserver", "test_httpservers", "test_wsgiref", "test_xmlrpc")
 # Which looks at the names in a module of the library and where their classes were defined, not at
