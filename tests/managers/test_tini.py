@@ -38,10 +38,10 @@ class Tini(Service):
 
     def status(self) -> tuple[int, int] | None:
         tini = self.tini()
-        watched = children(tini) if tini else []
-        if len(watched) != 1:
-            return None
-        return watched[0], int(self.run(tool("ps", "procps"), "-o", "etimes=", "-p", watched[0]))
+        # A bridge is tini's child as well, as any orphan in a container.
+        watched = children(tini)[:1] if tini else []
+        seconds = self.run(tool("ps", "procps"), "-o", "etimes=", "-p", *watched) if watched else ""
+        return (watched[0], int(seconds)) if seconds else None
 
     def reload(self) -> None:
         os.kill(self.tini(), signal.SIGHUP)
