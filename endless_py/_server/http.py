@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import socketserver
 import sys
 from contextlib import suppress
@@ -125,7 +126,7 @@ class HTTPHooks(Hooks):
             if not self.place.wait(self.handler):
                 self.handler.close_connection = True
                 return
-        except TimeoutError as error:  # for the handler, where it reads
+        except socket.timeout as error:  # for the handler, where it reads
             with boundary.reading_raises(self.handler, error):
                 self.theirs("handle_one_request")
         else:

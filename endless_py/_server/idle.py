@@ -133,7 +133,7 @@ class Boundary:
             if ready:
                 continue  # the drain has begun
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError("timed out")
+                raise socket.timeout("timed out")  # before 3.10 not a TimeoutError
             if self.draining() and grace is not None and time.monotonic() >= grace:
                 # Something may have come since then, where many threads wait for their turn.
                 return bool(self._poll.poll(0))

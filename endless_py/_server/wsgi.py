@@ -7,6 +7,7 @@ bounds. A request whose end is not clear is answered with 400, and its connectio
 from __future__ import annotations
 
 import io
+import socket
 import socketserver
 import sys
 import wsgiref.simple_server as _std
@@ -167,7 +168,7 @@ class WSGIRequestHandler(_std.WSGIRequestHandler):
                 self._run_application()
             elif self._request_length != 0:
                 self.close_connection = True  # a subclass has answered, and nobody reads the body
-        except TimeoutError as error:
+        except socket.timeout as error:  # before 3.10 not a TimeoutError
             self.log_error("Request timed out: %r", error)
             self.close_connection = True
 
