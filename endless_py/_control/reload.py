@@ -55,7 +55,7 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                     f"process {client.pid} ended before it could say how the reload went"
                 )
             elif event == "end" and ready is not None:
-                return _drained(client.pid, ready, older, deadline)
+                return _drained(client.pid, ready, older, deadline, wait_drained)
     finally:
         for watching in [client, *older]:
             watching.close()
@@ -93,7 +93,9 @@ def _say_ready(pid: int, ready: dict[str, Any]) -> None:
     say(f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}")
 
 
-def _drained(pid: int, ready: dict[str, Any], older: list[Client], deadline: Deadline) -> int:
+def _drained(
+    pid: int, ready: dict[str, Any], older: list[Client], deadline: Deadline, wait_drained: bool
+) -> int:
     for watching in older:
         watching.wait_end()
     gone = list({watching.pid for watching in older})
@@ -116,6 +118,8 @@ def _drained(pid: int, ready: dict[str, Any], older: list[Client], deadline: Dea
                 f"pid {ready['pid']} goes on serving"
             ) from None
         if answer is not None and answer["generation"] >= ready["generation"]:
+            if wait_drained:
+                wait_gone([int(ready["pid"])], deadline)  # the bridge
             say(f"drained: pid {pid} serves as generation {answer['generation']}")
             return OK
         deadline.pause()
