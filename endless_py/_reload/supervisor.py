@@ -68,7 +68,7 @@ class Supervisor:
             if self.pid_file is None:
                 pid_file.check(self.ours)
                 self.pid_file = pid_file
-                pid_file.hold(make=self.in_charge)
+                pid_file.hold()
                 self._hand_on()
 
     def claim_pid_file(self) -> None:

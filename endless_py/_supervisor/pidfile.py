@@ -36,6 +36,7 @@ class PidFile:
         self.path = os.path.abspath(os.fspath(path))
         self.held = held
         self._mine: Optional[Inode] = None
+        self._made: Optional[Inode] = None  # an empty one
 
     def check(self, ours: Collection[int] = ()) -> None:
         """Raise PidFileError unless the file can be written.
@@ -61,14 +62,17 @@ class PidFile:
         inode = self._replace(pid)
         self._mine = inode if pid == os.getpid() else None
 
-    def hold(self, make: bool = False) -> None:
-        """As root, open it while that is possible; make says to write it where there is none."""
-        if self.held is None and _is_root():
-            with suppress(OSError):
-                if make and not os.path.lexists(self.path):
-                    self.write(os.getpid())
-                else:
-                    self._keep(os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+    def hold(self) -> None:
+        """As root, open it while that is possible; an empty one is made where there is none."""
+        if self.held is not None or not _is_root():
+            return
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(OSError):
+            try:
+                self._keep(os.open(self.path, flags))
+            except FileNotFoundError:
+                self._keep(os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644))
+                self._made = _inode(os.stat(self.path))
 
     def _keep(self, descriptor: int) -> None:
         self.close()
@@ -148,13 +152,14 @@ class PidFile:
     def remove(self) -> None:
         """Remove the file if it is this process's; never raises."""
         with suppress(OSError):
-            if self._mine is not None and self._read() == (os.getpid(), self._mine):
+            found = self._read()
+            if found is not None and found in ((os.getpid(), self._mine), (None, self._made)):
                 try:
                     os.unlink(self.path)
                 except PermissionError:
                     if self.held is not None and self._holds():
                         os.ftruncate(self.held, 0)  # nobody is there: as good as none
-        self._mine = None
+        self._mine = self._made = None
 
 
 def read_pid(path: Union[str, os.PathLike[str]]) -> int:

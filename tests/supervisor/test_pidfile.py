@@ -286,10 +286,9 @@ class TestPrivilegesThatAreGivenUp:
     def test_before_the_server_serves(self, path):
         file = PidFile(path)
         file.check()
-        file.hold(make=True)
-        assert read_pid(path) == os.getpid()
-        path.write_text("")  # as a program that has ended leaves it
-        file.remove()
+        file.hold()
+        with pytest.raises(PidFileError, match="is empty"):
+            read_pid(path)
         assert self.as_nobody(lambda: file.write(os.getpid())) == read_pid(path)
         assert os.stat(path).st_uid == 0
 
@@ -326,11 +325,9 @@ class TestPrivilegesThatAreGivenUp:
         self.as_nobody(try_it)
         assert path.read_text() == "1\n"
 
-    def test_one_that_was_made_before_the_server_serves_is_removed(self, path):
+    def test_one_that_was_made_and_never_written_is_removed(self, path):
         file = PidFile(path)
         file.hold()
-        assert file.held is None
-        file.hold(make=True)
         file.remove()
         assert not path.exists()
 
