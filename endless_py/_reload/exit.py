@@ -153,6 +153,11 @@ class Exit:
         if process.machine.drains and process.listeners.foreign():
             process.drained()  # the program's way to say so
             driver.advance()
+            # Another thread may have been faster, and be in the middle of the step: what it
+            # decides counts for what follows here.
+            driver.end_helper()
+            driver.finish_step()
+            driver.advance()
 
     def wait_for_others(self) -> None:
         """The interpreter ends: wait for the bridge to hand back or, after a stop, to end."""
