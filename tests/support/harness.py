@@ -25,7 +25,7 @@ SUPPORT = ROOT / "tests" / "support"
 TIMEOUT = 30.0
 
 
-def session_pids(session: int) -> list[int]:
+def session_pids(session: int, watchers: bool = False) -> list[int]:
     """Return the processes of a session; its zombies too, but not those left to init's leisure.
 
     The watchers of new generations are left out: they leave with whom they watch, or watch for.
@@ -35,7 +35,7 @@ def session_pids(session: int) -> list[int]:
         if entry.isdigit():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and not is_watcher(int(entry)):
+                if int(fields[3]) == session and (watchers or not is_watcher(int(entry))):
                     found[int(entry)] = (fields[0], int(fields[1]))
     parents = {*found, os.getpid()}
     return sorted(pid for pid, (state, ppid) in found.items() if state != "Z" or ppid in parents)
@@ -185,9 +185,15 @@ class Program:
         return self
 
     def __exit__(self, kind, *rest) -> None:
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        # One that is just being started shows up a little later, as its watcher's child.
+        deadline = time.monotonic() + 5
+        left = session_pids(self.pid, watchers=True)
+        while left and time.monotonic() < deadline:
+            for pid in left:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
+            left = session_pids(self.pid, watchers=True)
         self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         if kind is not None:
