@@ -11,7 +11,7 @@ import re
 from contextlib import suppress
 
 from endless_py._control.client import Deadline, connect
-from endless_py._control.socket import folders, is_private
+from endless_py._control.socket import private_folders
 from endless_py._handoff.greeting import Greeting, variable_in_place
 from endless_py.exceptions import EndlessError
 
@@ -28,10 +28,9 @@ _EACH = 2.0  # seconds for each process to answer in
 def _pids() -> list[int]:
     """Return the processes of this user that can be asked."""
     names: list[str] = []
-    uid = os.geteuid()
-    for folder in folders(uid):
+    for folder in private_folders(os.geteuid()):
         with suppress(OSError):
-            names += os.listdir(folder) if is_private(folder, uid) else []
+            names += os.listdir(folder)
     found = {int(name[:-5]) for name in names if re.fullmatch(r"\d+\.sock", name)}
     return sorted(found - {os.getpid()})
 

@@ -12,9 +12,9 @@ import sys
 import time
 from contextlib import suppress
 
-from endless_py._control.socket import folder_pattern, folders
+from endless_py._control.socket import folder_pattern, private_folders
 from endless_py._handoff.channel import Channel, peer
-from endless_py._sockets.poller import READ, WRITE
+from endless_py._sockets.poller import LONGEST, READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
-_DAY = 86400.0  # seconds; poll() cannot count much further
 
 
 class Failed(EndlessError):
@@ -113,7 +112,7 @@ class Client:
         wait = min((seconds for seconds in times if seconds is not None), default=None)
         poll = select.poll()
         poll.register(self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0))
-        if poll.poll(None if wait is None else math.ceil(min(wait, _DAY) * 1000)):
+        if poll.poll(None if wait is None else math.ceil(min(wait, LONGEST) * 1000)):
             return
         if not self._interrupted and wait == _INTERRUPT_AFTER:
             self._interrupted = True
@@ -142,8 +141,8 @@ class Client:
 def addresses(pid: int) -> list[str]:
     """Return where the process may listen."""
     if not sys.platform.startswith("linux"):
-        uids = range(1 << 16) if not os.geteuid() else [os.geteuid()]  # root may ask everybody's
-        found = [os.path.join(f, f"{pid}.sock") for uid in uids for f in folders(uid)]
+        uid = os.geteuid() or None  # root may ask everybody's
+        found = [os.path.join(folder, f"{pid}.sock") for folder in private_folders(uid)]
         return [path for path in found if os.path.exists(path)]
     # As the process sees itself and its files, which may be a container's.
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:

@@ -19,13 +19,14 @@ import time
 from contextlib import suppress
 
 from endless_py._handoff.channel import Channel, peer
+from endless_py._sockets.listener import unlink_if_stale
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Iterator, Optional
 
     Answer = Callable[["Conversation", dict[str, Any]], None]
 
@@ -240,6 +241,20 @@ def folders(uid: int) -> list[str]:
     return [os.path.join(parent, f"{_NAME}-{uid}") for parent in found if len(parent) < 60]
 
 
+def private_folders(uid: Optional[int] = None) -> Iterator[str]:
+    """Return the folders of a user's sockets that are there; None: those of every user."""
+    import re  # late, as a server that only starts does not look for others
+
+    for parent in dict.fromkeys(map(os.path.dirname, folders(os.geteuid()))):
+        with suppress(OSError):
+            for name in os.listdir(parent):
+                found = re.fullmatch(folder_pattern(), name)
+                owner = int(name.split("-")[1]) if found else -1
+                path = os.path.join(parent, name)
+                if found and uid in (None, owner) and is_private(path, owner):
+                    yield path
+
+
 def is_private(path: str, uid: int) -> bool:
     """Whether this is a folder of that user's which nobody else can enter."""
     try:
@@ -271,13 +286,5 @@ def _remove_stale(folder: str) -> None:
     with suppress(OSError):
         for name in os.listdir(folder)[:_MAX_STALE]:
             path = os.path.join(folder, name)
-            if time.time() - os.lstat(path).st_mtime < _STALE_AFTER:
-                continue  # it may not listen yet
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.setblocking(False)
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)
-                except OSError:
-                    pass
+            if time.time() - os.lstat(path).st_mtime >= _STALE_AFTER:  # else it may not listen yet
+                unlink_if_stale(path)

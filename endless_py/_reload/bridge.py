@@ -48,7 +48,7 @@ class Bridge:
         self._rehearsal: Optional[Rehearsal] = None
         self._again_at: Optional[float] = None  # handing back was put off until then
         self._interval = _FIRST_AGAIN
-        self._claimants: list[tuple[Conversation, int]] = []
+        self._claim: Optional[tuple[Conversation, int]] = None  # the newest, and its pid
 
     def look(self) -> None:
         """See whether the kept pid waits for everything to be handed back."""
@@ -135,7 +135,7 @@ class Bridge:
         elif not self._serves_what_is_asked(request):
             refusal = "this process does not serve that address"
         elif process.machine.at_peace:
-            self._claimants.append((conversation, pid))
+            self._claim = conversation, pid
             process.leave(Order(Event.TAKE_BACK, f"pid {pid} has started the program again"))
             return
         else:
@@ -160,11 +160,13 @@ class Bridge:
 
     def hand_back(self, *_: object) -> None:
         """Hand everything to the process that waits to be replaced, or that has claimed it."""
-        process, claim = self._process, None
+        process, claim, self._claim = self._process, self._claim, None
         predecessor = process.predecessors.waiting()
-        while self._claimants:
-            claim = self._claimants.pop()
-        if predecessor is None and claim is None:
+        if predecessor is not None:
+            pid, carrier, word = predecessor.pid, predecessor.channel, {"type": "hand_back"}
+        elif claim is not None:
+            pid, carrier, word = claim[1], claim[0].channel, {"event": "claimed"}
+        else:
             process.fire(Event.CANCELLED)
             return
         told = self._spawn.greeting(
@@ -173,16 +175,13 @@ class Bridge:
         handed = [listener for listener, _, _ in process.listeners.bound()]
         try:
             successor = Successor(told, self._spawn.sockets(), process.files)
-            pid = predecessor.pid if predecessor is not None else claim[1]  # type: ignore[index]
             process.log(
                 log.INFO,
                 f"hands back to pid {pid}, which starts the program anew; "
                 "this one serves until it is ready",
             )
-            if predecessor is not None:
-                successor.become(pid, predecessor.channel, {"type": "hand_back"})
-            elif claim is not None:
-                successor.become(pid, claim[0].channel, {"event": "claimed"})
+            successor.become(pid, carrier, word)
+            if predecessor is None:  # its program runs already
                 successor.started = time.monotonic()
         except Exception as error:
             if self._again_at is None:

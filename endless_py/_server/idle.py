@@ -22,6 +22,7 @@ from endless_py._sockets.connection import (
     can_be_told,
     say_address,
 )
+from endless_py._sockets.poller import LONGEST
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from endless_py._reload.listener import Listener
 
 NAME = "_endless_boundary"
-_DAY = 86400.0  # seconds, after which is looked again: poll() cannot count much further
 
 
 class Boundary:
@@ -124,7 +124,7 @@ class Boundary:
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace
-            wait = None if ends is None else max(0.0, min(ends - time.monotonic(), _DAY)) * 1000
+            wait = None if ends is None else max(0.0, min(ends - time.monotonic(), LONGEST)) * 1000
             if self._connection is not None and not self._connection.idle:
                 self._connection.move("waits")
             ready = self._poll.poll(wait)

@@ -135,6 +135,20 @@ def _resolve(family: int, kind: int, address: Any) -> Optional[str]:
         return None
 
 
+def unlink_if_stale(path: Any, kind: int = socket.SOCK_STREAM) -> bool:
+    """Remove the socket at a Unix path if nobody answers on it; whether it was removed."""
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return True
+        except OSError:
+            pass
+    return False
+
+
 class ReceivedListeners:
     """The listeners that came from the predecessor and wait to be adopted."""
 

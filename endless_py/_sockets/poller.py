@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 READ: int = getattr(select, "POLLIN", 1)
 WRITE: int = getattr(select, "POLLOUT", 4)
-_DAY = 86400.0  # seconds after which who waits looks again: poll() counts no further than 24 days
+LONGEST = 86400.0  # seconds after which who waits looks again: poll() counts little further
 
 
 class SelfPipe:
@@ -92,7 +92,7 @@ class Poller:
 
         timeout is in seconds, None waits for ever.
         """
-        milliseconds = None if timeout is None else max(0, math.ceil(min(timeout, _DAY) * 1000))
+        milliseconds = None if timeout is None else max(0, math.ceil(min(timeout, LONGEST) * 1000))
         ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
         interrupted = self._self_pipe.fileno() in ready
         if interrupted:

@@ -18,7 +18,13 @@ import time
 from contextlib import suppress
 
 from endless_py._sockets.keeper import Keeper
-from endless_py._sockets.listener import Binding, ReceivedListeners, as_text, inode_of
+from endless_py._sockets.listener import (
+    Binding,
+    ReceivedListeners,
+    as_text,
+    inode_of,
+    unlink_if_stale,
+)
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -120,18 +126,10 @@ class ListenerSocket(socket.socket):
                 return
         except OSError:
             return
-        with socket.socket(self.family, self.type) as probe:
-            probe.setblocking(False)
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                os.unlink(path)
-                return
-            except OSError:
-                pass
-        raise OSError(
-            errno.EADDRINUSE, "Address already in use: another process answers on it", str(path)
-        )
+        if not unlink_if_stale(path, self.type):
+            raise OSError(
+                errno.EADDRINUSE, "Address already in use: another process answers on it", str(path)
+            )
 
     # -- what others would see --------------------------------------------
 

@@ -411,7 +411,7 @@ def test_a_request_to_a_bridge_outlasts_further_reloads(folder):
         assert len(answers) == 1
         assert answers[0].startswith("1 ")
         assert answers[0].endswith("bridge end")
-        assert "not replaced" not in program.text
+        assert "did not become the new code" not in program.text
         program.wait_alone(pid)
         program.stop(pid)
 
