@@ -37,6 +37,7 @@ _OF_A_REQUEST = {
     "_headers_buffer",
     "_request_length",
 }
+_MADE_WHEN_ASKED_FOR = {"_headers_buffer", "_default_response_headers"}
 _STANDARD = {"socketserver", "http.server", "wsgiref.simple_server", "xmlrpc.server"}
 _IMMUTABLE = (
     *(bool, int, float, complex, str, bytes, type(None), type, os.PathLike),
@@ -85,8 +86,8 @@ class Hooks:
         self._attributes.pop(boundary.NAME, None)
         self.place.is_stateless = None
 
-    def setup(self: Any) -> None:
-        self.theirs("setup")
+    def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
+        self.theirs("setup", *arguments, **keywords)
         restore = boundary.own(self.handler, "restore_state")
         if restore is not None and self.place.arrived_with is not None:
             restore(self.place.arrived_with)
@@ -109,18 +110,19 @@ class HTTPHooks(Hooks):
         super().__init__(handler, place)
         place.is_stateless = self.is_stateless
         if hasattr(type(handler), "__getattr__"):
-            # It may answer to every name, so that http.server's hasattr() makes no buffer.
-            self._attributes.setdefault("_headers_buffer", [])
+            # It may answer to every name, so that http.server's hasattr() makes no list.
+            for name in _MADE_WHEN_ASKED_FOR & _of_a_request(type(handler)):
+                self._attributes.setdefault(name, [])
 
-    def setup(self: Any) -> None:
-        super().setup()
+    def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
+        super().setup(*arguments, **keywords)
         self._assigned = {
             name: _frozen(value)
             for name, value in self._attributes.items()
             if name not in _OF_A_CONNECTION and not self._is_ours(name, value)
         }
 
-    def handle_one_request(self: Any) -> None:
+    def handle_one_request(self: Any, *arguments: Any, **keywords: Any) -> None:
         self._ends = False
         try:
             if not self.place.wait(self.handler):
@@ -128,9 +130,9 @@ class HTTPHooks(Hooks):
                 return
         except socket.timeout as error:  # for the handler, where it reads
             with boundary.reading_raises(self.handler, error):
-                self.theirs("handle_one_request")
+                self.theirs("handle_one_request", *arguments, **keywords)
         else:
-            self.theirs("handle_one_request")
+            self.theirs("handle_one_request", *arguments, **keywords)
         if self._ends:
             self.handler.close_connection = True
 
@@ -150,9 +152,11 @@ class HTTPHooks(Hooks):
             return False
         if handler.client_address != self.place.client_address:
             return False
+        of_a_request = _of_a_request(cls)
         return all(
             name in _OF_A_CONNECTION
             or name in _OF_A_REQUEST
+            or (name in of_a_request and name not in self._assigned)
             or self._is_ours(name, value)
             or self._is_as_before(name, value)
             for name, value in list(self._attributes.items())
@@ -173,13 +177,15 @@ class HTTPHooks(Hooks):
 
     # -- where the request ends -------------------------------------------
 
-    def parse_request(self: Any) -> bool:
+    def parse_request(self: Any, *arguments: Any, **keywords: Any) -> bool:
         """As the class's; where it is not clear where a request ends, its connection does.
 
         The answer is the class's all the same.
         """
         handler = self.handler
-        parse: Callable[[], bool] = functools.partial(self.theirs, "parse_request")
+        parse: Callable[[], bool] = functools.partial(
+            self.theirs, "parse_request", *arguments, **keywords
+        )
         strict = boundary.own(handler, "_checks_framing", False)
         if handler.protocol_version < "HTTP/1.1" or strict:
             return parse()
@@ -205,24 +211,24 @@ class HTTPHooks(Hooks):
 
     # -- what the client is told ------------------------------------------
 
-    def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
+    def send_response_only(self: Any, code: int, *arguments: Any, **keywords: Any) -> None:
         self._status = code
         self._connection_said = False
-        self.theirs("send_response_only", code, message)
+        self.theirs("send_response_only", code, *arguments, **keywords)
 
-    def send_header(self: Any, keyword: str, value: str, *args: Any, **kwargs: Any) -> None:
+    def send_header(self: Any, keyword: str, *arguments: Any, **keywords: Any) -> None:
         if keyword.lower() == "connection":
             self._connection_said = True
-        self.theirs("send_header", keyword, value, *args, **kwargs)
+        self.theirs("send_header", keyword, *arguments, **keywords)
 
-    def end_headers(self: Any) -> None:
+    def end_headers(self: Any, *arguments: Any, **keywords: Any) -> None:
         final = self._status is None or self._status >= 200  # None: a head written by hand
         if final and not self._connection_said:
             place = self.place
             if self._ends or (place.draining() and not place.can_migrate(self.handler)):
                 self.handler.send_header("Connection", "close")
         self._status, self._connection_said = None, False
-        self.theirs("end_headers")
+        self.theirs("end_headers", *arguments, **keywords)
 
 
 # -- what a handler keeps -----------------------------------------------------
@@ -289,6 +295,18 @@ def _is_standard(handler: Any, name: str) -> bool:
             if module not in _STANDARD and not module.startswith("endless_py._server."):
                 return False
     return True
+
+
+@functools.lru_cache(maxsize=256)
+def _of_a_request(handler: type) -> frozenset[str]:
+    """Return what the standard classes assign to a handler of this class for each request.
+
+    From Python 3.13 on a class knows what its methods assign, so that nothing that a later version
+    adds is taken for something that the program's handler has learnt.
+    """
+    standard = [cls for cls in handler.__mro__ if cls.__module__ in _STANDARD]
+    known = (vars(cls).get("__static_attributes__", ()) for cls in standard)
+    return frozenset(_OF_A_REQUEST.union(*known))
 
 
 # -- wherever a handler is made -----------------------------------------------
