@@ -187,7 +187,7 @@ class ServerProcess(BaseProcess):
     # -- signals ----------------------------------------------------------
 
     def _install_signals(self, first: bool = False) -> None:
-        if not platform.missing():
+        if not (platform.missing() or platform.is_subinterpreter()):
             self.signals.install(first)
             if self.orders.terminal is None:
                 self.orders.terminal = Terminal()

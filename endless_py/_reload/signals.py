@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
@@ -64,7 +65,8 @@ class Signals:
         main = threading.current_thread() is threading.main_thread()
         if self._call and main and signal.getsignal(self._call) is signal.SIG_DFL:
             # It does nothing by default, and can wake a main thread that waits for another one.
-            signal.signal(self._call, self._run)
+            with suppress(ValueError):  # in a sub-interpreter, where no server can be made
+                signal.signal(self._call, self._run)
 
     def first(self, role: str) -> str:
         """Return the name of a signal with this role, without SIG; "" when there is none."""

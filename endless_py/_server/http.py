@@ -111,7 +111,7 @@ class HTTPHooks(Hooks):
         place.is_stateless = self.is_stateless
         if hasattr(type(handler), "__getattr__"):
             # It may answer to every name, so that http.server's hasattr() makes no list.
-            for name in _MADE_WHEN_ASKED_FOR & _of_a_request(type(handler)):
+            for name in _MADE_WHEN_ASKED_FOR & _of_a_request(handler.__class__):
                 self._attributes.setdefault(name, [])
 
     def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -152,7 +152,7 @@ class HTTPHooks(Hooks):
             return False
         if handler.client_address != self.place.client_address:
             return False
-        of_a_request = _of_a_request(cls)
+        of_a_request: frozenset[str] = _of_a_request(cls)
         return all(
             name in _OF_A_CONNECTION
             or name in _OF_A_REQUEST
@@ -328,13 +328,15 @@ def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
 
 
 @functools.wraps(_init)
-def _init_with_hooks(self: Any, request: Any, client_address: Any, server: Any) -> None:
+def _init_with_hooks(
+    self: Any, request: Any, client_address: Any, server: Any, *arguments: Any, **keywords: Any
+) -> None:
     hooks = _hooks(self, request, server)
     if hooks is None:
-        _init(self, request, client_address, server)
+        _init(self, request, client_address, server, *arguments, **keywords)
         return
     try:
-        _init(self, request, client_address, server)
+        _init(self, request, client_address, server, *arguments, **keywords)
     finally:
         hooks.remove()
 
