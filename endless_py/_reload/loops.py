@@ -67,15 +67,16 @@ class Loops:
             listener.entered = listener.ready = False
         process.driver.busy(listener)
         machine = process.machine  # it may still be starting, where SERVES is just on its way
-        if not (machine.at_peace or machine.starting) or process.listeners.any_ready():
-            return
-        if not process.pending():
+        if (machine.at_peace or machine.starting) and not process.listeners.any_ready():
             process.do(Order(None, call=self.look_if_left))
 
-    def look_if_left(self) -> None:
-        """By whoever drives; a loop that begins after this look says SERVES after it."""
+    def look_if_left(self, closed: bool = False) -> None:
+        """By whoever drives; a loop that begins after this look says SERVES after it.
+
+        closed says that no server is left, so that nothing else is waited for.
+        """
         process = self._process
-        if not process.listeners.any_entered():
+        if not process.listeners.any_entered() and (closed or not process.pending()):
             process.fire(Event.LEFT)
 
     def _begin(self, first: bool = True) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from functools import partial
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.answers import Answers
@@ -127,7 +128,7 @@ class ServerProcess(BaseProcess):
         listener.close()
         if not self.listeners.all and self.serving_process():
             if self.machine.at_peace:
-                self.do(Order(None, call=self.loops.look_if_left))
+                self.do(Order(None, call=partial(self.loops.look_if_left, True)))
             if self.machine.starting:
                 self.signals.restore()
                 if self.listeners.all:  # another thread has made one meanwhile
