@@ -134,6 +134,54 @@ def test_the_state_of_upgrades(data):
 
 
 @quick
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("01235gLK"),
+            st.text("ab./\\\0\n ", max_size=12),
+            st.text("ab./ ", max_size=12),
+        ),
+        max_size=6,
+    )
+)
+@example([("2", "a", ".."), ("0", "a/b", "x")])
+@example([("2", "a", "b"), ("2", "b", "../.."), ("5", "a/c", "")])
+@example([("1", "a", "../x")])
+def test_members_of_an_archive(members):
+    words = [f"{kind}{name.strip(chr(10))} {more}".encode() for kind, name, more in members]
+    entry_points.tar(entry_points.tar_of(b"\n".join(words)))
+
+
+@quick
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"X: y\r\n", b"\n", b";a\r\n", b"GET"]
+        )
+    ).map(b"".join)
+)
+@example(b"5\r\nhello\r\n0\r\n\r\nGET")
+def test_a_body_in_chunks(data):
+    entry_points.request_body(data)
+
+
+SIGNED = {
+    "_type": "endless_py release",
+    "name": "app.pyz",
+    "version": "1.0",
+    "length": 1,
+    "hashes": {"sha256": "0"},
+    "expires": "2999-01-01T00:00:00Z",
+}
+
+
+@quick
+@given(bodies(SIGNED))
+def test_a_statement(data):
+    entry_points.statement(data)
+
+
+@quick
 @given(bodies({"command": "stop"}))
 def test_requests(body):
     entry_points.request(entry_points.frame(body))
