@@ -399,7 +399,7 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
     (tmp_path / "code").write_text("")
     with Program("steps.py", tmp_path) as program:
         pid = program.wait_serving()
-        name, port = control_name(pid), program.port
+        name, port = control_name(pid).partition("/root")[2], program.port
         assert get(port) == "v end"
         files, memory = len(os.listdir(f"/proc/{pid}/fd")), resident(pid)
 
@@ -460,6 +460,22 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
         new = program.reload(1, pid)
         program.wait_alone(new)
         program.stop(new)
+
+
+def test_no_name_is_found_by_who_shares_the_network(tmp_path):
+    """An abstract name of a Unix socket is there for every container with the host's network."""
+    (tmp_path / "version").write_text("v")
+    (tmp_path / "code").write_text("")
+    with Program("steps.py", tmp_path) as program:
+        pid = program.wait_serving()
+        links = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+        with open("/proc/net/unix") as file:
+            lines = [line.split() for line in file if f"socket:[{line.split()[6]}]" in links]
+        names = [words[7] for words in lines if len(words) > 7]
+        assert len(names) == 1
+        assert control_name(pid) == f"/proc/{pid}/root{names[0]}"  # a path, not "@..."
+        assert os.stat(os.path.dirname(names[0])).st_mode & 0o777 == 0o700
+        program.stop(pid)
 
 
 def flood(senders, descriptor):
