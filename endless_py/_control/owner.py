@@ -3,7 +3,9 @@
 A number outlives its process, and is another one's after that. So what counts is, in this order:
 
 1. What the process itself says. A server of ours answers whether the file with this device and
-   inode is its own. (It is found by its pid, and the kernel tells whose socket that is.)
+   inode is its own. (It is found by its pid, and the kernel tells whose socket that is.) A stranger
+   may wait for the number of a server that was killed, and lie: of a file that nobody has locked,
+   only root's processes and those of the file's owner are believed.
 2. The file's lock (see `_support.filelock`), where the process cannot be asked: it may be starting,
    stopped, or without a folder for its socket. A file that no process holds is nobody's.
 3. Where the file has another writer, such as a script's `echo $! > app.pid` for a server that has
@@ -49,7 +51,10 @@ def judge(record: Record, deadline: Deadline) -> tuple[str, str]:
     if answer is None:
         return _unasked(record, pid)
     if answer["owns"]:
-        return OWNED, ""
+        user = _user(pid)
+        if record.locked is not False or user in (None, 0, record.uid):
+            return OWNED, ""
+        return STALE, f"process {pid}, whose number it has, is user {user}'s and does not lock it"
     if answer["pid_file"] is not None:
         return STALE, f"process {pid}, whose number it has, is that of {answer['pid_file']}"
     why = _why_implausible(record, pid)
@@ -57,13 +62,18 @@ def judge(record: Record, deadline: Deadline) -> tuple[str, str]:
 
 
 def why_not_its(record: Record) -> str:
-    """As `judge()`, for a server that is to write the file: "" where that must not be."""
+    """As `judge()`, for a server that is to write the file: "" where that must not be.
+
+    The lock is enough here. A server that tries again and again must not wait for an answer.
+    """
+    if record.locked and not _why_implausible(record, record.pid or 0, by_time=False):
+        return ""
     try:
         kind, why = judge(record, Deadline(_PATIENCE))
     except TimedOut:
         if record.locked is not False:
             return ""
-        return f"process {record.pid}, whose number it has, does not answer, and does not lock it"
+        return f"process {record.pid}, whose number it has, does not answer and does not lock it"
     return "" if kind in (OWNED, ALIVE, UNKNOWN) else why
 
 
