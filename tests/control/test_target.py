@@ -7,9 +7,20 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
-from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids, slow, until
+from harness import (
+    PROGRAMS,
+    TIMEOUT,
+    Program,
+    environment,
+    get,
+    session_pids,
+    slow,
+    until,
+    until_written,
+)
 
 from endless_py._control import owner, target
 from endless_py._control.client import Deadline, Failed, TimedOut, Unanswered
@@ -74,7 +85,7 @@ def test_a_stale_file_is_about_no_other_server(folder):
     stale = folder / "stale.pid"
     with Program("steps.py", folder) as other:
         its = other.wait_serving()
-        until((folder / "pid").exists)
+        until_written(folder / "pid")
         stale.write_text(f"{its}\n")
         for name in ("status", "reload", "stop"):
             status, output, errors = command(name, stale)
@@ -188,7 +199,7 @@ def test_who_asks_while_the_server_is_killed_in_a_reload_waits_for_the_new_one(f
     path = folder / "pid"
     with Program("steps.py", folder) as program:
         old = program.wait_serving()
-        until(path.exists)
+        until_written(path)
         os.mkfifo(folder / "bound")
         os.kill(old, signal.SIGHUP)
         with open(folder / "bound", "w") as gate:
@@ -224,7 +235,7 @@ def test_a_server_that_is_stopped_is_waited_for_and_named(name, folder):
     more = ["--", "false"] if name == "start-or-reload" else []
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
-        until(path.exists)
+        until_written(path)
         os.kill(pid, signal.SIGSTOP)
         status, _, errors = command(name, "--timeout", "0.5", path, *more)
         assert status == 3
@@ -369,7 +380,7 @@ def test_a_reload_that_the_bridge_does_is_done_when_the_kept_pid_serves(folder):
 def test_many_reloads_of_a_kept_pid_at_once(how, folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
-        until((folder / "pid").exists)
+        until_written(folder / "pid")
         word = folder / "pid" if how == "a pid file" else pid
         processes = [start_command("reload", word) for _ in range(30)]
         results = [finish(process) for process in processes]
@@ -382,7 +393,7 @@ def test_many_reloads_of_a_kept_pid_at_once(how, folder):
 def test_many_reloads_at_once_that_change_the_pid(folder):
     with Program("steps.py", folder) as program:
         program.wait_serving()
-        until((folder / "pid").exists)
+        until_written(folder / "pid")
         processes = [start_command("reload", folder / "pid") for _ in range(30)]
         results = [finish(process) for process in processes]
         assert [(status, errors) for status, _, errors in results] == [(0, "")] * 30

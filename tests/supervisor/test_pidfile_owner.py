@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from harness import TIMEOUT, Program, environment, get, slow, until
+from harness import TIMEOUT, Program, environment, get, slow, until, until_written
 
 from endless_py._control import client
 from endless_py._supervisor.pidfile import read_pid
@@ -104,7 +104,7 @@ def test_each_generation_has_the_lock_and_the_last_one_leaves_none(folder):
     path = folder / "pid"
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
-        until(path.exists)
+        until_written(path)
         for generation in (1, 2):
             os.mkfifo(folder / "bound")
             os.kill(pid, signal.SIGHUP)
@@ -125,7 +125,7 @@ def test_the_lock_of_a_killed_incumbent_is_with_the_successor_that_starts(folder
     path = folder / "pid"
     with Program("steps.py", folder) as program:
         old = program.wait_serving()
-        until(path.exists)
+        until_written(path)
         os.mkfifo(folder / "bound")
         os.kill(old, signal.SIGHUP)
         with open(folder / "bound", "w"):
@@ -143,7 +143,7 @@ def test_a_kept_pid_that_starts_anew_is_not_taken_for_dead(folder):
     path = folder / "pid"
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
-        until(path.exists)
+        until_written(path)
         gate = folder / "gate"
         os.mkfifo(gate)
         code = f"if os.getpid() == {pid}: open({str(gate)!r}).read()\n"
@@ -175,7 +175,7 @@ def test_a_child_of_a_killed_server_does_not_keep_its_file_locked(folder):
     (folder / "code").write_text(FORKS)
     with Program("custom.py", folder) as program:
         pid = program.wait_serving()
-        until(path.exists)
+        until_written(path)
         client_thread = threading.Thread(target=ask_in_vain, args=(program.port,))
         client_thread.start()
         until((folder / "slow").exists)
@@ -198,7 +198,7 @@ def ask_in_vain(port):
 def test_new_code_with_another_path_locks_that_one(name, folder):
     with Program("steps.py", folder) as program:
         old = program.wait_serving()
-        until((folder / "pid").exists)
+        until_written(folder / "pid")
         (folder / "code").write_text(IN_CODE.replace("'pid'", repr(name)) if name else "")
         new = program.reload(1, old)
         program.wait_alone(new)
