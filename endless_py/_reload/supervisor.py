@@ -104,7 +104,7 @@ class Supervisor:
             return
         rest = {name: number for name, number in files.items() if name != _HELD}
         self._process.files = rest if held is None else {**rest, _HELD: held}
-        if former is not None:
+        if former is not None and (self.pid_file is None or former != self.pid_file.lost):
             os.close(former)
 
     def serves(self) -> bool:

@@ -68,13 +68,16 @@ class PidFile:
         """
         self.path = os.path.abspath(os.fspath(path))
         self.held = held
+        self.lost: Optional[int] = None  # a number that the program has closed, and may use now
         self.since = 0.0  # time.time() at which this process became its owner
         self._locked: Optional[bool] = None  # as acquire() said of what is held
         self._mine: Optional[Inode] = None
         self._made: Optional[Inode] = None  # an empty one
         self._stale: Optional[tuple[Record, str]] = None  # what was found out, and why
+        self._opened: Optional[Inode] = None  # what is held
         if held is not None:
             if self._holds():
+                self._opened = inode_of(os.fstat(held))
                 self._locked = filelock.acquire(held)
             else:
                 self.held = None
@@ -153,18 +156,27 @@ class PidFile:
 
         Other threads hand that number on: it always leads to the file.
         """
+        if self.held is not None and not self._is_open():
+            self.lost, self.held = self.held, None
         if self.held is None:
             self.held = keep_off_standard_streams(descriptor)
         else:
             os.dup2(descriptor, self.held, inheritable=False)
             os.close(descriptor)
+        self._opened = inode_of(os.fstat(self.held))
         self._locked = filelock.acquire(self.held)
 
     def close(self) -> None:
         """Keep the file open no longer."""
-        if self.held is not None:
+        if self.held is not None and self._is_open():
             os.close(self.held)
-            self.held = self._locked = None
+        self.held = self._locked = None
+
+    def _is_open(self) -> bool:
+        """Whether the number is still that of what was opened: a program may close everything."""
+        with suppress(OSError):
+            return self.held is not None and inode_of(os.fstat(self.held)) == self._opened
+        return False
 
     def _holds(self) -> bool:
         """Whether the descriptor is that of the file at the path, as far as this user can see."""
@@ -172,7 +184,8 @@ class PidFile:
 
     def _is_there(self, descriptor: int) -> bool:
         try:
-            return inode_of(os.lstat(self.path)) == inode_of(os.fstat(descriptor))
+            opened = inode_of(os.fstat(descriptor))
+            return inode_of(os.lstat(self.path)) == opened
         except PermissionError:
             return True
         except OSError:

@@ -207,6 +207,23 @@ def test_the_file_is_locked_before_it_has_its_name_and_ever_after(tmp_path, monk
     assert look(path).locked is False
 
 
+def test_a_number_that_the_program_has_closed_and_used_is_left_to_it(tmp_path):
+    file = PidFile(tmp_path / "pid")
+    file.write(os.getpid())
+    reader, writer = os.pipe()
+    number = file.held
+    os.close(number)
+    used = os.dup2(writer, number)
+    file.write(os.getpid())
+    assert (file.lost, file.held != number) == (number, True)
+    assert look(tmp_path / "pid").locked
+    os.write(used, b"x")
+    assert os.read(reader, 9) == b"x"
+    file.close()
+    for descriptor in {reader, writer, used}:
+        os.close(descriptor)
+
+
 def test_a_child_that_keeps_the_lock_of_a_dead_process_stops_nobody(tmp_path, owner):
     path = tmp_path / "pid"
     child = owner(path, "leaves a child")
