@@ -284,9 +284,10 @@ class GracefulMixIn:
         have died since.
         """
         listener = self._listener
-        known = listener.connections.active.pop(id(request), None) is not None
+        if listener.connections.active.pop(id(request), None) is None:
+            return
         waited_for = not listener.accepting or listener.paused_until is not None or listener.full
-        if known and (leaves or waited_for):
+        if leaves or waited_for:
             listener.paused_until = None
             listener.full = False
             listener.wake()

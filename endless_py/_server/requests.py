@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NO_ROOM_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
+_TURNS_OF_ONE = 16  # after a look for a second connection that found none
 _ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
 
 
@@ -64,6 +65,7 @@ class Requests:
         self._listener.steady = plain and self._most > 1
         self._was_blocking = False
         self._inline = handles_inline(server)
+        self._turns_of_one = 0
         self._busy = False  # something that may wait has run in this turn
 
     def begin(self) -> None:
@@ -144,6 +146,9 @@ class Requests:
             if not current.alone():  # whatever another process has set, nothing waits here
                 listener.never_wait()
                 most = 1
+            elif self._turns_of_one:
+                self._turns_of_one -= 1
+                most = 1
             while self._handle_one():
                 most -= 1
                 if (
@@ -154,7 +159,9 @@ class Requests:
                     or not current.machine.at_peace
                     or listener.shutdown_requested
                 ):
-                    break
+                    return True
+            # Each look that finds nothing costs as much as a turn of the loop does.
+            self._turns_of_one = _TURNS_OF_ONE
             return True
         finally:
             listener.in_accept = False
