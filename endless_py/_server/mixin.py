@@ -133,7 +133,7 @@ class GracefulMixIn:
                         then; default true
     pid_file            path (text or os.PathLike) of a file that has the pid of the process
                         in charge as long as there is one; PidFileError when it is that of
-                        another living process or is no pid file; default None, no file
+                        another server that lives or is no pid file; default None, no file
     """
 
     drain_timeout: Optional[float] = 60.0
