@@ -18,6 +18,7 @@ from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
 from endless_py._support import platform
+from endless_py._support.reserve import no_room
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -175,6 +176,13 @@ class ForeignSocket(ListenerSocket):
         given: ForeignSocket = listener.dup(cls)
         given._record = record
         return given
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As a socket's; EMFILE also when only what reloads and commands need is left."""
+        reserve = process.current.reserve
+        if reserve.asks and not reserve.has_room():
+            raise no_room()
+        return super().accept()
 
     def drained(self) -> None:
         """Say that what was accepted on this listener has finished, where the program does not end.

@@ -195,7 +195,7 @@ class HearPredecessors:
                 process.fire(Event.STARTED)
         else:
             listeners = process.listeners.by_number(predecessor.numbers)
-            migration.receive(predecessor, message, listeners)
+            migration.receive(predecessor, message, listeners, process.reserve.has_room)
 
     def _ended(self, predecessor: Predecessor) -> None:
         process = self._process
