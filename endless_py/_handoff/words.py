@@ -4,7 +4,8 @@
                              ready index        it serves this listener (null: a new address)
                              closed indexes     it has closed what you said is missing
                              stopping           it was told to stop; do not accept again
-                             superseded         its own successor serves; do not accept again
+                             superseded         its own successor serves; do not accept again:
+                                                younger generations that drain, most that may
                              force              it was told to end everything at once
                              taken, refused ids these connections
                              replaced_by        your channel was handed on to me: pid, generation
@@ -76,7 +77,7 @@ FROM_SUCCESSOR: dict[str, Fields] = {
     "ready": {"index": _is_index},
     "closed": {"indexes": _are_numbers},
     "stopping": {},
-    "superseded": {},
+    "superseded": {"younger": _is_index, "most": _is_index},
     "force": {},
     "taken": {"ids": _are_numbers},
     "refused": {"ids": _are_numbers},
