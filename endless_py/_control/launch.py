@@ -6,11 +6,11 @@ import errno
 import os
 import stat
 import subprocess
-import sys
 import time
 
 from endless_py._control import compare
 from endless_py._control.client import Deadline, Failed, TimedOut, state_of
+from endless_py._control.output import show
 from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, read_pid
 from endless_py.exceptions import PidFileError
 
@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
-_SHOWN = 20  # lines of a log that is shown
+_TAIL = 65536  # bytes of a log of which the last lines are shown
 
 
 def _open_log(path: str) -> int:
@@ -88,14 +88,14 @@ def _serving(path: str, deadline: Deadline) -> Optional[int]:
     """Return the pid of the process that serves and owns this pid file, if there is one."""
     try:
         pid = read_pid(path)
-        return pid if state_of(pid, deadline)["phase"] == "serving" else None
+        return pid if state_of(pid, deadline)[0]["phase"] == "serving" else None
     except (Failed, PidFileError):
         return None
 
 
 def _show_tail(path: str, begins: int) -> None:
     with open(path, "rb") as file:
-        file.seek(begins)
-        lines = file.read().decode(errors="replace").splitlines()
-    for line in lines[-_SHOWN:]:
-        print(f"    {line}", file=sys.stderr)
+        start = max(begins, os.fstat(file.fileno()).st_size - _TAIL)
+        file.seek(start)
+        lines = file.read(_TAIL).decode(errors="replace").splitlines()
+    show(lines[start > begins :])

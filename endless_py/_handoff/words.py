@@ -64,8 +64,22 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def is_time(value: object) -> bool:
+    """Whether it is a number of seconds, which a date can be made of."""
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and 0 <= value < 1e11  # type: ignore[operator]
+
+
+def is_report(value: object) -> bool:
+    """Whether it says how a reload went."""
+    if not isinstance(value, dict) or not isinstance(value.get("ok"), bool):
+        return False
+    how = is_time(value.get("seconds")) if value["ok"] else _is_text(value.get("reason"))
+    return how and is_time(value.get("at")) and is_number(value.get("generation"))
+
+
 def _is_report(value: object) -> bool:
-    return value is None or isinstance(value, dict)
+    return value is None or is_report(value)
 
 
 def _is_list(value: object) -> bool:

@@ -59,7 +59,9 @@ class Slow(threading.Thread):
         self.answer = ""
         self._port, self._path = program.port, f"/slow{number}"
         self.start()
-        if int(program.wait(rf"^begun {self._path} (\d+)$")[1]) != number:
+        after = 0
+        begun = rf"^begun {self._path} (\d+)$"
+        while int(program.wait(begun, after)[1]) != number:
             # asyncio accepts until it hears of the drain.
             (folder / self._path[1:]).touch()
             self.join(TIMEOUT)
@@ -67,7 +69,6 @@ class Slow(threading.Thread):
             after = len(program.lines)
             super().__init__()
             self.start()
-            assert int(program.wait(rf"^begun {self._path} (\d+)$", after)[1]) == number
 
     def run(self):
         self.answer = ""
