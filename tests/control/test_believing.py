@@ -80,7 +80,7 @@ def test_what_is_right_is_taken(body):
 def test_what_is_wrong_is_one_clear_line(body, pair):
     asking, other = pair
     other.sendall(frame(body))
-    with pytest.raises(Failed, match="protocol error: (an answer without|'.*' with a wrong)"):
+    with pytest.raises(Failed, match=r"protocol error: (an answer without|'.*' with a wrong)"):
         asking.next()
 
 
@@ -96,11 +96,15 @@ def test_who_says_more_and_more_is_heard_until_the_deadline_and_fills_no_memory(
     thread = threading.Thread(target=flood)
     thread.start()
     most = 0
+
+    def listen():
+        nonlocal most
+        while asking.next() == {"event": "noise"}:
+            most = max(most, len(asking._heard))
+
     try:
         with pytest.raises(TimedOut):
-            while True:
-                assert asking.next() == {"event": "noise"}
-                most = max(most, len(asking._heard))
+            listen()
     finally:
         ended.set()
         other.shutdown(socket.SHUT_RDWR)
@@ -120,11 +124,13 @@ def test_a_user_s_process_speaks_for_that_user_s_only(one, other, may):
 # Answers as a server of endless_py would, but names the process that it is told to name.
 LIAR = """
 import os, sys
+import json, re
+from endless_py._control.socket import ControlSocket
+from endless_py._sockets.poller import Poller
+
 uid, named = int(sys.argv[1]), int(sys.argv[2])
 os.setgid(uid)
 os.setuid(uid)
-from endless_py._control.socket import ControlSocket
-from endless_py._sockets.poller import Poller
 
 def answer(conversation, request):
     if request["command"] == "reload":
@@ -151,7 +157,6 @@ while True:
 def test_root_s_command_does_not_follow_a_user_s_process_to_another_one(tmp_path):
     with custom(tmp_path, SERVE) as program:
         pid = program.wait_serving()
-        # Under a path that this user may read.
         env = environment(PYTHONDONTWRITEBYTECODE="1")
         words = [sys.executable, "-c", LIAR, "65534", str(pid)]
         liar = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
