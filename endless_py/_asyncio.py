@@ -132,8 +132,9 @@ async def serve_asyncio(
 
     A connection counts as active from accept to its end. In a drain no more are accepted; one
     that has not said anything yet has 5 seconds for that. What is open after `drain_timeout` is
-    cut, and named in the log. The event loop has to be asyncio's own: uvloop's accepts past the
-    listener, so that nothing is counted there.
+    cut, and named in the log; a shorter limit of the server's own (hypercorn's `graceful_timeout`,
+    uvicorn's `timeout_graceful_shutdown`) cuts before, without a line. The event loop has to be
+    asyncio's own: uvloop's accepts past the listener, so that nothing is counted there.
 
     address and settings are those of `listen()`. Raises what serve(listener) raises.
     """

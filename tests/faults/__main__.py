@@ -126,8 +126,10 @@ def matrix(words: list[str]) -> int:
         if given.log:
             print(outcome.log)
     slowest = max((outcome.seconds for outcome in found), default=0)
+    named = "; ".join(f"{outcome.cell}: {outcome.bad}" for outcome in bad)
     print(
-        f"{len(found)} cells, {len(bad)} bad, {len(chosen) - len(cells)} not applicable; "
+        f"{len(found)} cells, {len(bad)} bad{named and f' ({named})'}, "
+        f"{len(chosen) - len(cells)} not applicable; "
         f"{time.monotonic() - began:.0f} s, the slowest {slowest:.1f} s; "
         f"CPython {platform.python_version()}, {os.cpu_count()} cores"
     )

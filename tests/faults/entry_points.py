@@ -7,10 +7,13 @@ promised. test_strangers.py gives them what hypothesis makes up, fuzz.py what at
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import socket
 import struct
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -18,11 +21,15 @@ from endless_py._control.socket import MAX_REQUEST, ControlSocket, Conversation
 from endless_py._handoff import greeting
 from endless_py._handoff.channel import Channel
 from endless_py._reload import dry_start
+from endless_py._server import framing
 from endless_py._sockets import activation
 from endless_py._sockets.connection import MigratingConnection
 from endless_py._supervisor.pidfile import PidFile, read_pid
 from endless_py.exceptions import ChannelClosed, ChannelError, PidFileError
-from endless_py.upgrade.errors import SwapError
+from endless_py.upgrade import archive, signature
+from endless_py.upgrade.check import Candidate
+from endless_py.upgrade.errors import Refused, SwapError
+from endless_py.upgrade.sources import Artifact
 from endless_py.upgrade.swap import Releases
 
 
@@ -170,6 +177,108 @@ def upgrade_state(data: bytes) -> None:
             assert Releases(Path(folder) / "app", folder).load() == state
 
 
+def request_head(data: bytes) -> None:
+    """A head that passes has no line that another reader could end elsewhere."""
+    line, _, head = data.partition(b"\n")
+    with contextlib.suppress(framing.FramingError):
+        framing.check_head(line + b"\n", head)
+        assert head.replace(b"\r\n", b"\n").endswith(b"\n")
+        assert b"\r" not in data.replace(b"\r\n", b"")
+        assert b"\0" not in data
+
+
+def request_body(data: bytes) -> None:
+    """A body in chunks: never a byte of the next request, nothing after an error."""
+    stream = io.BytesIO(data)
+    body = framing.Body(stream, None)
+    got = b""
+    try:
+        while not body.at_end:
+            got += body.read(7) or b""
+    except framing.FramingError:
+        assert body.failed
+        assert not body.skip()
+        return
+    taken = data[: stream.tell()]
+    assert taken.endswith(b"\r\n")
+    assert len(got) < len(taken)
+    assert body.read(7) == b""
+    assert stream.tell() == len(taken)
+
+
+def statement(data: bytes) -> None:
+    """A signed statement about an artifact that has the same bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "app.pyz"
+        path.write_bytes(data)
+        candidate = Candidate(Artifact(path), path, path, digest=hashlib.sha256(data).hexdigest())
+        with contextlib.suppress(Refused):
+            assert signature._judge(data, "app.pyz.statement", candidate)
+
+
+def _unpack(data: bytes, suffix: str) -> None:
+    """Nothing is written outside of the folder, nor more than is allowed."""
+    with tempfile.TemporaryDirectory() as name:
+        outer = Path(name)
+        path = outer / f"app{suffix}"
+        path.write_bytes(data)
+        with contextlib.suppress(Refused):
+            archive.unpack(path, outer / "in", 1 << 20, 100)
+            found = list((outer / "in").rglob("*"))
+            assert len(found) <= 200  # the folders of members come with them
+            for each in found:
+                assert outer.resolve() / "in" in each.resolve().parents
+            assert sum(each.lstat().st_size for each in found if each.is_file()) <= 1 << 20
+        assert set(os.listdir(outer)) <= {path.name, "in"}
+
+
+def tar(data: bytes) -> None:
+    _unpack(data, ".tar")
+
+
+def zip_file(data: bytes) -> None:
+    _unpack(data, ".zip")
+
+
+def tar_of(data: bytes) -> bytes:
+    """Well-formed headers around what the bytes say: names, kinds, links, sizes, modes."""
+    result = io.BytesIO()
+    with tarfile.open(fileobj=result, mode="w", format=tarfile.GNU_FORMAT) as made:
+        for line in data.split(b"\n")[:20]:
+            name, _, link = line[1:].partition(b" ")
+            member = tarfile.TarInfo(os.fsdecode(name))
+            member.linkname = os.fsdecode(link)
+            member.type = line[:1] or tarfile.REGTYPE
+            member.mode = len(line) << 6 & 0o7777
+            member.size = len(link) if member.isreg() else 0
+            made.addfile(member, io.BytesIO(link))
+    return result.getvalue()
+
+
+def body_of(data: bytes) -> bytes:
+    """Pieces of a body in chunks, one for each byte."""
+    pieces = b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"X: y\r\n", b"\n", b"1;a\r\n", b"!", b"ff\r\n"
+    return b"".join(pieces[number % len(pieces)] for number in data)
+
+
+def statement_of(data: bytes) -> bytes:
+    """A statement, with the fields that the bytes name changed."""
+    said: dict[str, object] = {
+        "_type": "endless_py release",
+        "name": "app.pyz",
+        "version": "1.0",
+        "length": 1,
+        "hashes": {"sha256": "0"},
+        "expires": "2999-01-01T00:00:00Z",
+    }
+    for line in data.split(b"\n"):
+        value: object = text(line[1:])
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line[1:])
+        said[sorted(said)[line[0] % len(said) if line else 0]] = value
+    return json.dumps(said).encode()
+
+
 def frame(body: bytes, count: int = 0) -> bytes:
     """A message around any bytes."""
     return struct.pack("!4sIH", b"EPY1", len(body), count) + body
@@ -187,5 +296,13 @@ ALL = {
         traveller,
         dry_start_word,
         upgrade_state,
+        request_head,
+        request_body,
+        statement,
+        tar,
+        zip_file,
     )
 }
+
+# Few inputs would ever find the way into these: what makes bytes that are nearly good.
+SHAPES = {tar: tar_of, request_body: body_of, statement: statement_of}

@@ -39,6 +39,8 @@ def run(data: bytes) -> None:
         if how & 1:
             data = entry_points.frame(data, how >> 6)
         entry(data, how >> 1 & 3)
+    elif entry in entry_points.SHAPES and data and data[0] & 1:
+        entry(entry_points.SHAPES[entry](data[1:]))
     else:
         entry(data)
 

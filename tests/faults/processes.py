@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable
 
@@ -85,6 +86,15 @@ def descriptors(pid: int) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(os.readlink(entry.path).partition(":")[0])
     return sorted(found)
+
+
+def surplus(pid: int, normal: list[str]) -> Counter[str]:
+    """Return what a process has open beyond what is normal.
+
+    It may have less: on a busy machine the look that found what is normal may have caught what
+    was about to be closed.
+    """
+    return Counter(descriptors(pid)) - Counter(normal)
 
 
 def memory(pid: int) -> tuple[int, int]:

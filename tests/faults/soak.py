@@ -31,6 +31,7 @@ from processes import (
     memory,
     remote_sockets,
     serving,
+    surplus,
     wait_until,
 )
 from strike import Striker
@@ -241,11 +242,11 @@ class Soak:
 
     def _end(self, program: Program, pid: int, normal: list[str]) -> None:
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: descriptors(pid) == normal, "descriptors", 10)
-        now = descriptors(pid)
-        self.descriptors[2] = len(now)
-        if now != normal:
-            self.bad.append(f"descriptors are {now}, were {normal}")
+            wait_until(lambda: not surplus(pid, normal), "descriptors", 10)
+        self.descriptors[2] = len(descriptors(pid))
+        more = surplus(pid, normal)
+        if more:
+            self.bad.append(f"descriptors: {dict(more)} more than {normal}")
         lost = self._lost()
         if lost:
             self.bad.append(f"lost: {'; '.join(map(str, lost))}")

@@ -134,6 +134,54 @@ def test_the_state_of_upgrades(data):
 
 
 @quick
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("01235gLK"),
+            st.text("ab./\\\0\n ", max_size=12),
+            st.text("ab./ ", max_size=12),
+        ),
+        max_size=6,
+    )
+)
+@example([("2", "a", ".."), ("0", "a/b", "x")])
+@example([("2", "a", "b"), ("2", "b", "../.."), ("5", "a/c", "")])
+@example([("1", "a", "../x")])
+def test_members_of_an_archive(members):
+    words = [f"{kind}{name.strip(chr(10))} {more}".encode() for kind, name, more in members]
+    entry_points.tar(entry_points.tar_of(b"\n".join(words)))
+
+
+@quick
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"X: y\r\n", b"\n", b";a\r\n", b"GET"]
+        )
+    ).map(b"".join)
+)
+@example(b"5\r\nhello\r\n0\r\n\r\nGET")
+def test_a_body_in_chunks(data):
+    entry_points.request_body(data)
+
+
+SIGNED = {
+    "_type": "endless_py release",
+    "name": "app.pyz",
+    "version": "1.0",
+    "length": 1,
+    "hashes": {"sha256": "0"},
+    "expires": "2999-01-01T00:00:00Z",
+}
+
+
+@quick
+@given(bodies(SIGNED))
+def test_a_statement(data):
+    entry_points.statement(data)
+
+
+@quick
 @given(bodies({"command": "stop"}))
 def test_requests(body):
     entry_points.request(entry_points.frame(body))
@@ -351,7 +399,7 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
     (tmp_path / "code").write_text("")
     with Program("steps.py", tmp_path) as program:
         pid = program.wait_serving()
-        name, port = control_name(pid), program.port
+        name, port = control_name(pid).partition("/root")[2], program.port
         assert get(port) == "v end"
         files, memory = len(os.listdir(f"/proc/{pid}/fd")), resident(pid)
 
@@ -412,6 +460,22 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
         new = program.reload(1, pid)
         program.wait_alone(new)
         program.stop(new)
+
+
+def test_no_name_is_found_by_who_shares_the_network(tmp_path):
+    """An abstract name of a Unix socket is there for every container with the host's network."""
+    (tmp_path / "version").write_text("v")
+    (tmp_path / "code").write_text("")
+    with Program("steps.py", tmp_path) as program:
+        pid = program.wait_serving()
+        links = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+        with open("/proc/net/unix") as file:
+            lines = [line.split() for line in file if f"socket:[{line.split()[6]}]" in links]
+        names = [words[7] for words in lines if len(words) > 7]
+        assert len(names) == 1
+        assert control_name(pid) == f"/proc/{pid}/root{names[0]}"  # a path, not "@..."
+        assert os.stat(os.path.dirname(names[0])).st_mode & 0o777 == 0o700
+        program.stop(pid)
 
 
 def flood(senders, descriptor):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from cells import DELAYS, HANDOFFS, Cell
 from harness import TIMEOUT, Program, get
 from mixed_load import Clients
-from processes import descriptors, remote_sockets, serving, wait_until
+from processes import descriptors, remote_sockets, serving, surplus, wait_until
 from strike import Striker
 
 READY_TIMEOUT = 60  # seconds
@@ -189,11 +189,7 @@ class Trial:
 
     def _nothing_left(self, program: Program, pid: int, normal: list[str]) -> None:
         program.wait_alone(pid)
-        wait_until(
-            lambda: descriptors(pid) == normal,
-            f"descriptors of {pid}: {descriptors(pid)} as {normal}",
-            10,
-        )
+        wait_until(lambda: not surplus(pid, normal), f"no more descriptors than {normal}", 10)
         names = {entry.name for entry in self.folder.iterdir()}
         left = names - {"settings", "orders", "log", "pid", "socket"}
         assert not left, f"left behind: {left}"

@@ -75,7 +75,7 @@ def by_hypercorn():
 
     config, stopping = Config(), asyncio.Event()
     config.errorlog = None
-    config.graceful_timeout = drain_timeout
+    config.graceful_timeout = drain_timeout + 60  # or it would cut, at the same time
     wrapped = wrap_app(app, config.wsgi_max_body_size, None)
     return {
         "serve": lambda listener: worker_serve(
