@@ -17,7 +17,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from endless_py._support.descriptors import keep_socket_off_standard_streams
+from endless_py._support.descriptors import (
+    keep_off_standard_streams,
+    keep_socket_off_standard_streams,
+)
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -110,12 +113,10 @@ class Reserve:
         return self.size
 
     def _open(self) -> int:
-        import fcntl  # late, as not every system has it
-
         if self._nowhere is None:
             plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._nowhere = keep_socket_off_standard_streams(plain)
-        return fcntl.fcntl(self._nowhere.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        return keep_off_standard_streams(os.dup(self._nowhere.fileno()))
 
     def _close(self) -> None:
         while self._held:
