@@ -182,7 +182,8 @@ def is_alive(pid: int) -> bool:
         return True
 
 
-def _try_connect(pid: int, deadline: Deadline, descriptors: int) -> Optional[Client]:
+def try_connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Optional[Client]:
+    """As connect(), but None when the process cannot be asked, for whatever reason."""
     try:
         places = addresses(pid)
     except OSError:
@@ -213,7 +214,7 @@ def connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Client:
     """Raises Failed with one clear line when the process cannot be asked."""
     if not is_alive(pid):
         raise Unanswered(f"there is no process {pid}")
-    client = _try_connect(pid, deadline, descriptors)
+    client = try_connect(pid, deadline, descriptors)
     if client is None:
         raise Unanswered(
             f"process {pid} does not serve with endless_py (or does not serve yet){_elsewhere(pid)}"

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from contextlib import suppress
 from functools import partial
 
-from endless_py._control import compare
+from endless_py._control import compare, target
 from endless_py._control.client import (
     Client,
     Deadline,
@@ -26,50 +25,11 @@ from endless_py._control.client import (
 )
 from endless_py._control.output import CUT, FAILED, OK, TIMED_OUT, complain, say, wait_gone
 from endless_py._control.reload import reload
-from endless_py._supervisor.pidfile import read_pid
-from endless_py.exceptions import EndlessError, PidFileError
+from endless_py.exceptions import EndlessError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional, Sequence
-
-_FILE_GRACE = 0.5  # seconds in which a successor writes the pid file of the one before it
-
-
-def _is_pid(word: str) -> bool:
-    """Whether TARGET is a pid; else it is the path of a pid file."""
-    return word.isascii() and word.isdigit() and len(word) < 10
-
-
-def _target(word: str) -> int:
-    """Return the pid that TARGET says, or that the file it names has."""
-    return int(word) if _is_pid(word) else read_pid(word)
-
-
-def _with(word: str, deadline: Deadline, run: Callable[[int], int]) -> int:
-    """Run a command on TARGET; again where a pid file turns out to have been at its change."""
-    while True:
-        pid = _target(word)
-        try:
-            return run(pid)
-        except Unanswered:
-            if not _names_another(word, pid, deadline):
-                raise
-
-
-def _names_another(word: str, pid: int, deadline: Deadline) -> bool:
-    """Whether TARGET is a pid file that names another process now, or does so in a moment."""
-    until = time.monotonic() + _FILE_GRACE
-    while True:
-        try:
-            if _target(word) != pid:
-                return True
-        except PidFileError:
-            return False
-        if _is_pid(word) or time.monotonic() > until:
-            return False
-        deadline.pause()
-
 
 # -- stop ---------------------------------------------------------------------
 
@@ -87,7 +47,7 @@ def _stop(pid: int, deadline: Deadline, word: str) -> int:
             taken = client.next() is not None
             cut = client.wait_end()
         # An order that it did not live to take has not reached the others either.
-        if not taken and (any(map(is_alive, watched)) or _names_another(word, pid, deadline)):
+        if not taken and (any(map(is_alive, watched)) or target.names_another(word, pid, deadline)):
             raise Unanswered(f"process {pid} ended before it answered")
         for watching in watched.values():
             cut += watching.wait_end()
@@ -174,31 +134,36 @@ def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
 def _start_or_reload(
     path: str, command: list[str], log_path: Optional[str], deadline: Deadline
 ) -> int:
-    try:
-        pid: Optional[int] = _target(path)
-    except PidFileError:
-        if os.path.lexists(path) and not _is_empty(path):
-            raise
-        pid = None
-    if pid is not None and is_alive(pid):
+    def reload_what_is_asked(pid: int) -> int:
+        compare.check(pid, command, deadline)
+        return reload(pid, deadline)
 
-        def reload_what_is_asked(pid: int) -> int:
-            compare.check(pid, command, deadline)
-            return reload(pid, deadline)
-
-        return _with(path, deadline, reload_what_is_asked)
-    if path.isdigit():
-        raise Failed(f"there is no process {path}; give a pid file to start one")
-    log_path = log_path or f"{path}.log"
+    if target.is_pid(path):
+        if not is_alive(int(path)):
+            raise Failed(f"there is no process {path}; give a pid file to start one")
+        return target.run(path, deadline, reload_what_is_asked)
     from endless_py._control import launch  # the other commands start nothing
+
+    while True:
+        pid = target.running(path, deadline)
+        if pid is None:
+            with launch.one_at_a_time(path, deadline):
+                pid = target.running(path, deadline)  # another one may have been started meanwhile
+                if pid is None:
+                    return _start(path, command, log_path or f"{path}.log", deadline)
+        try:
+            return reload_what_is_asked(pid)
+        except Unanswered:
+            if not target.names_another(path, pid, deadline) and is_alive(pid):
+                raise
+
+
+def _start(path: str, command: list[str], log_path: str, deadline: Deadline) -> int:
+    from endless_py._control import launch
 
     pid, seconds = launch.start(path, command, log_path, deadline)
     say(f"started: pid {pid} serves after {seconds:.3f} s; its log is {log_path}")
     return OK
-
-
-def _is_empty(path: str) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) == 0
 
 
 # -- the command line ---------------------------------------------------------
@@ -261,14 +226,14 @@ def main(arguments: Sequence[str]) -> int:
     """Run one of the commands; returns the exit status."""
     options = _parser().parse_args(arguments)
     deadline = Deadline(options.timeout)
-    target: Callable[[Callable[[int], int]], int] = partial(_with, options.target, deadline)
+    do: Callable[[Callable[[int], int]], int] = partial(target.run, options.target, deadline)
     run: dict[str, Callable[[], int]] = {
-        "reload": lambda: target(
+        "reload": lambda: do(
             lambda pid: reload(pid, deadline, options.wait_drained, not options.no_wait)
         ),
-        "stop": lambda: target(lambda pid: _stop(pid, deadline, options.target)),
-        "status": lambda: target(lambda pid: _status(pid, deadline, options.json)),
-        "upgrade": lambda: target(lambda pid: _upgrade(pid, deadline, options.check_only)),
+        "stop": lambda: do(lambda pid: _stop(pid, deadline, options.target)),
+        "status": lambda: do(lambda pid: _status(pid, deadline, options.json)),
+        "upgrade": lambda: do(lambda pid: _upgrade(pid, deadline, options.check_only)),
         "start-or-reload": lambda: _start_or_reload(
             options.target, options.words, options.log, deadline
         ),

@@ -7,11 +7,16 @@ import os
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from endless_py._control import compare
 from endless_py._control.client import Deadline, Failed, TimedOut, state_of
 from endless_py._control.output import show
-from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, read_pid
+from endless_py._control.owner import OWNED, judge
+from endless_py._supervisor.pidfile import PID_FILE_VARIABLE
+from endless_py._supervisor.pidrecord import look
+from endless_py._support import filelock
 from endless_py.exceptions import PidFileError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -36,6 +41,43 @@ def _open_log(path: str) -> int:
         raise OSError(errno.EINVAL, "it is not a regular file")
     os.set_blocking(log, True)
     return log
+
+
+@contextmanager
+def one_at_a_time(path: str, deadline: Deadline) -> Iterator[None]:
+    """Keep other starts with this pid file out; they wait, and find the server then.
+
+    Where there are no locks, nobody waits. Raises Failed when the lock cannot be made.
+    """
+    name = f"{path}.lock"
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        try:
+            lock = os.open(name, flags, 0o600)
+        except OSError as error:
+            raise Failed(f"cannot write the lock {name}: {error.strerror}") from error
+        # Who had it before has removed the file, and with it what was waited for here.
+        if filelock.acquire(lock) is not False and _leads_to(name, lock):
+            break
+        os.close(lock)
+        try:
+            deadline.pause()
+        except TimedOut:
+            raise TimedOut(
+                f"another command starts the server of {path}, and holds {name}"
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+        os.close(lock)
+
+
+def _leads_to(path: str, descriptor: int) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
+    return False
 
 
 def start(path: str, command: list[str], log_path: str, deadline: Deadline) -> tuple[int, float]:
@@ -86,11 +128,13 @@ def start(path: str, command: list[str], log_path: str, deadline: Deadline) -> t
 
 def _serving(path: str, deadline: Deadline) -> Optional[int]:
     """Return the pid of the process that serves and owns this pid file, if there is one."""
-    try:
-        pid = read_pid(path)
-        return pid if state_of(pid, deadline)[0]["phase"] == "serving" else None
-    except (Failed, PidFileError):
-        return None
+    with suppress(Failed, PidFileError):
+        record = look(path)
+        if record is not None and record.pid is not None:
+            owned = judge(record, deadline)[0] == OWNED
+            if owned and state_of(record.pid, deadline)[0]["phase"] == "serving":
+                return record.pid
+    return None
 
 
 def _show_tail(path: str, begins: int) -> None:

@@ -32,11 +32,13 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
     try:
         client.ask("reload")
         ready: Optional[dict[str, Any]] = None
+        home = 0  # the pid that is kept, where a bridge stands in for it meanwhile
         while True:
             answer = client.next()
             event = answer["event"] if answer is not None else "end"
             if event == "moved" and answer is not None:
                 told_by = client.speaker
+                home = home or (client.pid if answer.get("kept") else 0)
                 client.close()
                 client = follow(answer["pid"], deadline, told_by)
                 if wait_drained:
@@ -47,7 +49,8 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                 return FAILED
             elif event == "ready" and answer is not None:
                 ready = answer
-                _say_ready(client.pid, ready)
+                home = home or client.pid
+                _say_ready(home if ready["bridge"] else client.pid, ready)
                 if not wait_drained and not (ready["bridge"] and wait):
                     return OK
             elif event == "end" and ready is None:
@@ -55,7 +58,8 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                     f"process {client.pid} ended before it could say how the reload went"
                 )
             elif event == "end" and ready is not None:
-                return _drained(client.pid, ready, older, deadline, wait_drained)
+                who = home if ready["bridge"] else client.pid
+                return _drained(who, ready, older, deadline, wait_drained)
     finally:
         for watching in [client, *older]:
             watching.close()

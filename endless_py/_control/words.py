@@ -74,6 +74,7 @@ ANSWERS: dict[str, Check] = {
         directory=_is_text,
         environment=_is_environment,
     ),
+    "owns": _fields(owns=_is_flag, pid_file=_maybe(_is_text)),
     "moved": _fields(pid=is_pid),
     "started": _NEIGHBOUR,
     "ready": _fields(pid=is_pid, generation=is_number, bridge=_is_flag, seconds=is_time),

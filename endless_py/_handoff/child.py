@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from endless_py._supervisor.pidfile import is_alive
+from endless_py._supervisor.pidrecord import is_alive
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:

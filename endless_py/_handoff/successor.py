@@ -137,9 +137,10 @@ class Successor:
     def __str__(self) -> str:
         return f"generation {self.generation} ({'bridge, ' * self.bridge}pid {self.pid})"
 
-    def say(self, word: str, **fields: Any) -> None:
+    def say(self, word: str, descriptors: tuple[int, ...] = (), **fields: Any) -> None:
+        """Say a word of `words`; the caller keeps the descriptors open until it is sent."""
         if self.failure is None:
-            self.channel.send({"type": word, **fields})
+            self.channel.send({"type": word, **fields}, descriptors)
 
     def receive(self) -> list[Message]:
         """Return what it said since; at its end or at a protocol error, `failure` is set."""

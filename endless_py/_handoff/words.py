@@ -12,7 +12,8 @@
                              hand_back          (a descriptor) the channel on which the bridge
                                                 hands everything back
                              put_off            the bridge does not hand back just now: reason
-    incumbent -> successor   in_charge          it is yours to tell the supervisor: pid_file
+    incumbent -> successor   in_charge          (a descriptor, of its pid file) it is yours to tell
+                                                the supervisor: pid_file
                              reloaded           how this reload went: report
                              missing indexes    you did not adopt these: close them, nobody serves
                                                 them once I have closed them as well

@@ -10,6 +10,7 @@ from endless_py._reload.bridge import Bridge
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
 from endless_py._reload.stop import Stop
+from endless_py._reload.supervisor import Supervisor
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -29,11 +30,19 @@ if TYPE_CHECKING:
 class Answers:
     """Answers them, and leaves the orders among what they ask."""
 
-    def __init__(self, process: BaseProcess, stop: Stop, report: Report, bridge: Bridge) -> None:
+    def __init__(
+        self,
+        process: BaseProcess,
+        stop: Stop,
+        report: Report,
+        bridge: Bridge,
+        supervisor: Supervisor,
+    ) -> None:
         self._process = process
         self._stop = stop
         self._report = report
         self._bridge = bridge
+        self._supervisor = supervisor
         self.control = ControlSocket(self.answer, process.reserve.spares_a_reload)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
@@ -54,6 +63,9 @@ class Answers:
             conversation.send({"event": "status", **self.state()}, last=True)
         elif command == "origin":
             conversation.send({"event": "origin", **self._process.started.origin()}, last=True)
+        elif command == "owns":
+            answer = self._supervisor.owns(request.get("file"))
+            conversation.send({"event": "owns", **answer}, last=True)
         elif command == "watch":
             self._report.follow_end(conversation)
         elif command == "stop":
@@ -88,7 +100,7 @@ class Answers:
         elif machine.awaits or machine.aborts:
             self._report.wait(follower)
         elif successor is not None and not self._stop.ordered:
-            follower.send({"event": "moved", "pid": successor.pid}, last=True)
+            self._report.moved([follower], successor)
         else:
             reason = f"this process is {machine.state.value}"
             follower.send({"event": "error", "reason": reason}, last=True)

@@ -184,7 +184,7 @@ class HearPredecessors:
         elif word == "reloaded":
             self._bridge.heard_reloaded(body["report"])
         elif word == "in_charge":
-            self._supervisor.take_charge(body["pid_file"])
+            self._supervisor.take_charge(body["pid_file"], message.take())
             process.listeners.wake()
             self._supervisor.hand_over()
         elif word == "stop":

@@ -55,7 +55,7 @@ class ServerProcess(BaseProcess):
         self.readiness = Readiness(self, self.inherit, self.supervisor)
         self.spawn = Spawn(self, self.supervisor, self.report)
         self.bridging = Bridge(self, self.spawn, self.supervisor, self.report)
-        self.answers = Answers(self, self.stop, self.report, self.bridging)
+        self.answers = Answers(self, self.stop, self.report, self.bridging, self.supervisor)
         self.drain = Drain(self, self.report)
         self.migration = Migration(self)
         self.resume = Resume(self, self.report)

@@ -71,11 +71,11 @@ class Report:
         self._following, self._waiting = self._following + self._waiting, []
         return bool(self._following)
 
-    @staticmethod
-    def _moved(followers: list[Follower], pid: int) -> list[Follower]:
+    def moved(self, followers: list[Follower], successor: Successor) -> None:
+        """Send these to the successor; kept says that it stands in for this pid."""
+        kept = self._process.is_kept_by(successor)
         for follower in followers:
-            follower.send({"event": "moved", "pid": pid}, last=True)
-        return []
+            follower.send({"event": "moved", "pid": successor.pid, "kept": kept}, last=True)
 
     # -- the new code's error output --------------------------------------
 
@@ -133,7 +133,8 @@ class Report:
         self.last = {"at": time.time(), "ok": True, "generation": successor.generation}
         self.last["seconds"] = seconds
         self._tell("ready", successor, seconds=seconds)
-        self._waiting = self._moved(self._waiting, successor.pid)
+        self.moved(self._waiting, successor)
+        self._waiting = []
         successor.say("reloaded", report=self.last)
 
     def failed(self, text: str) -> None:

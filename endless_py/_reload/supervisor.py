@@ -20,6 +20,8 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
 
+    from endless_py._supervisor.pidrecord import Record
+
 _EXTENSION = 5.0  # seconds of more time that one EXTEND_TIMEOUT_USEC asks for
 _RENEWAL = 2.0
 _HELD = "endless_py: pid file"
@@ -66,23 +68,44 @@ class Supervisor:
             if self.pid_file is not None and self.pid_file.path != pid_file.path:
                 raise PidFileError(f"{pid_file.path}: this process has {self.pid_file.path}")
             if self.pid_file is None:
-                pid_file.check(self.ours)
+                pid_file.check(self.ours, self._why_not_its)
+                pid_file.hold(self.ours)
                 self.pid_file = pid_file
-                pid_file.hold()
                 self._hand_on()
+
+    def owns(self, file: object) -> dict[str, Any]:
+        """Return whether the pid file with this device and inode is this process's, and more."""
+        own = self.pid_file
+        if own is None:
+            return {"owns": False, "pid_file": None, "since": None}
+        return {"owns": own.is_owned(file), "pid_file": own.path, "since": own.since}
+
+    def _why_not_its(self, record: Record) -> str:
+        """Return why the process that a pid file names does not own it, "" if it does."""
+        from endless_py._control import owner  # a file that names another process is rare
+
+        return owner.why_not_its(record)
 
     def claim_pid_file(self) -> None:
         """Write it once all servers are ready; in any thread. Raises PidFileError."""
         ready = all(listener.ready for listener in self._process.listeners.all)
         if ready and self.in_charge and not self._claimed and self.pid_file is not None:
             self._claimed = True
-            self.pid_file.write(os.getpid(), self.ours)
-            self._hand_on()
+            self._write_now(self.pid_file, os.getpid())
 
     def _hand_on(self) -> None:
-        """Every generation is handed the open file: it may not be able to open it itself."""
-        if self.pid_file is not None and self.pid_file.held is not None:
-            self._process.files = {**self._process.files, _HELD: self.pid_file.held}
+        """Every generation is handed the open file: it has the file's lock by that, and may not be
+        able to open it itself. Called whenever this process has another one, or none.
+        """
+        files = self._process.files
+        held = self.pid_file.held if self.pid_file is not None else None
+        former = files.get(_HELD)
+        if former == held:
+            return
+        rest = {name: number for name, number in files.items() if name != _HELD}
+        self._process.files = rest if held is None else {**rest, _HELD: held}
+        if former is not None and (self.pid_file is None or former != self.pid_file.lost):
+            os.close(former)
 
     def serves(self) -> bool:
         """Say so once all servers do; whether it was said now."""
@@ -128,7 +151,8 @@ class Supervisor:
         machine = self._process.machine
         if machine.migrates or (machine.over and not machine.leaves):
             path = self._let_take(successor.generation, successor.pid)
-            successor.say("in_charge", pid_file=path)
+            held = self.pid_file.held if self.pid_file is not None else None
+            successor.say("in_charge", () if held is None else (held,), pid_file=path)
 
     def _let_take(self, generation: int, pid: int) -> Optional[str]:
         """Tell the supervisor; return the path of the pid file, which is the successor's now.
@@ -142,15 +166,22 @@ class Supervisor:
         self.notifier.send(MAINPID=pid, READY=1, STATUS=f"generation {generation} serves")
         return self.pid_file.path if self.pid_file is not None else None
 
-    def take_charge(self, path: Optional[str]) -> None:
-        """The incumbent has handed over, with its pid file at `path`."""
+    def take_charge(self, path: Optional[str], held: Optional[int] = None) -> None:
+        """The incumbent has handed over, with its pid file at `path`, which `held` is."""
         self.in_charge = self._told = True
-        if self.pid_file is None or self.pid_file.path != path or not self.pid_file.take():
+        own = self.pid_file
+        if own is not None and own.path == path:
+            if not own.take(held):
+                self._write(os.getpid())
+        else:
             self._write(os.getpid())
-        if path is not None and (self.pid_file is None or self.pid_file.path != path):
-            former = PidFile(path)  # the new code has another one, or none
-            former.take()
-            former.remove()
+            if path is not None:  # the new code has another one, or none
+                former = PidFile(path)
+                former.take(held)
+                former.remove()
+                former.close()
+            elif held is not None:
+                os.close(held)
         self._hand_on()
         self._ping()
         if self._process.machine.stops:  # told to stop before it was told this
@@ -206,10 +237,9 @@ class Supervisor:
     def in_forked_child(self) -> None:
         """A forked child speaks to nobody and owns nothing."""
         self.in_charge = False
-        if self.pid_file is not None:
-            self.pid_file.close()
-        self._process.files = {k: v for k, v in self._process.files.items() if k != _HELD}
+        # Kept open here, it would be locked for as long as the child lives.
         self.pid_file = None
+        self._hand_on()
         self.notifier.close()
 
     def _ping(self) -> None:
@@ -229,14 +259,20 @@ class Supervisor:
             return
         failed_before, self._write_at = self._write_at is not None, None
         try:
-            self.pid_file.write(pid, self.ours)
-            self._hand_on()
+            self._write_now(self.pid_file, pid)
         except PidFileError as error:
             if strict:
                 raise
             self._write_at = time.monotonic() + _WRITE_AGAIN
             if not failed_before:
                 self._process.log(log.ERROR, f"{error}; serving goes on, and it is tried again")
+
+    def _write_now(self, pid_file: PidFile, pid: int) -> None:
+        stale = pid_file.write(pid, self.ours, self._why_not_its)
+        self._hand_on()
+        if stale:
+            text = f"the pid file {pid_file.path} was stale: {stale}; it is taken over"
+            self._process.log(log.WARNING, text)
 
 
 def _usec(seconds: float) -> int:

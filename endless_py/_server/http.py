@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
+import re
 import socketserver
 import sys
 from contextlib import suppress
@@ -38,6 +38,8 @@ _OF_A_REQUEST = {
     "_request_length",
 }
 _STANDARD = {"socketserver", "http.server", "wsgiref.simple_server", "xmlrpc.server"}
+# A head that says what becomes of the connection, or is an interim one: 100 Continue.
+_SAID = re.compile(rb"connection:|HTTP/[^ ]+ 1[0-9][0-9] ", re.I)
 _IMMUTABLE = (
     *(bool, int, float, complex, str, bytes, type(None), type, os.PathLike),
     *(BuiltinFunctionType, FunctionType, ModuleType),
@@ -56,23 +58,26 @@ class Hooks:
         self._replaced: dict[str, Any] = {}
         self._attributes[boundary.NAME] = place
         self._attributes.setdefault("migrating", False)
-        for name in self.names:
-            self._hook(name)
-
-    def _hook(self, name: str) -> None:
-        """Put the method of this class before the handler's."""
-        if name in self._attributes:
-            self._replaced[name] = self._attributes[name]
-        self._attributes[name] = getattr(self, name)
+        for name in self.names:  # each of these before the handler's method
+            if name in self._attributes:
+                self._replaced[name] = self._attributes[name]
+            self._attributes[name] = getattr(self, name)
 
     def theirs(self, name: str, *arguments: Any, **keywords: Any) -> Any:
         """Call the handler's method, looked for at this moment: a program may change its class."""
-        method = self._replaced.get(name)
-        if method is None:
-            cls = type(self.handler)
-            method = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
-            if hasattr(method, "__get__"):
-                method = method.__get__(self.handler, cls)
+        method: Any = self._replaced.get(name)
+        if method is not None:
+            return method(*arguments, **keywords)
+        handler = self.handler
+        cls = type(handler)
+        for base in cls.__mro__:
+            if name in base.__dict__:
+                method = base.__dict__[name]
+                break
+        if type(method) is FunctionType:
+            return method(handler, *arguments, **keywords)
+        if hasattr(method, "__get__"):
+            method = method.__get__(handler, cls)
         return method(*arguments, **keywords)
 
     def remove(self) -> None:
@@ -95,25 +100,23 @@ class Hooks:
 class HTTPHooks(Hooks):
     """What stands before the methods of a BaseHTTPRequestHandler."""
 
-    names = (
-        *("setup", "handle_one_request", "parse_request"),
-        *("send_response_only", "send_header", "end_headers"),
-    )
+    names = ("setup", "handle_one_request", "parse_request", "end_headers")
 
     def __init__(self, handler: Any, place: boundary.Boundary) -> None:
-        self._status: Optional[int] = None
-        self._connection_said = False
         self._ends = False  # this request is the last one of its connection
         self._own = {"setup", "handle"} & vars(handler).keys()
         self._assigned: dict[str, Any] = {}  # by __init__() and setup()
         super().__init__(handler, place)
         place.is_stateless = self.is_stateless
+        place.reads_ahead = place.arrived_with is None
         if hasattr(type(handler), "__getattr__"):
             # It may answer to every name, so that http.server's hasattr() makes no buffer.
             self._attributes.setdefault("_headers_buffer", [])
 
     def setup(self: Any) -> None:
         super().setup()
+        if self._attributes.keys() <= _KNOWN:  # the usual case, and a quick look
+            return
         self._assigned = {
             name: _frozen(value)
             for name, value in self._attributes.items()
@@ -126,7 +129,7 @@ class HTTPHooks(Hooks):
             if not self.place.wait(self.handler):
                 self.handler.close_connection = True
                 return
-        except socket.timeout as error:  # for the handler, where it reads
+        except OSError as error:  # for the handler, where it reads
             with boundary.reading_raises(self.handler, error):
                 self.theirs("handle_one_request")
         else:
@@ -205,28 +208,19 @@ class HTTPHooks(Hooks):
 
     # -- what the client is told ------------------------------------------
 
-    def send_response_only(self: Any, code: int, message: Optional[str] = None) -> None:
-        self._status = code
-        self._connection_said = False
-        self.theirs("send_response_only", code, message)
-
-    def send_header(self: Any, keyword: str, value: str, *args: Any, **kwargs: Any) -> None:
-        if keyword.lower() == "connection":
-            self._connection_said = True
-        self.theirs("send_header", keyword, value, *args, **kwargs)
-
     def end_headers(self: Any) -> None:
-        final = self._status is None or self._status >= 200  # None: a head written by hand
-        if final and not self._connection_said:
-            place = self.place
-            if self._ends or (place.draining() and not place.can_migrate(self.handler)):
+        place = self.place
+        if self._ends or place.draining():
+            lines = boundary.own(self.handler, "_headers_buffer") or ()
+            said = any(_SAID.match(line) for line in lines)
+            if not said and (self._ends or not place.can_migrate(self.handler)):
                 self.handler.send_header("Connection", "close")
-        self._status, self._connection_said = None, False
         self.theirs("end_headers")
 
 
 # -- what a handler keeps -----------------------------------------------------
 
+_KNOWN = _OF_A_CONNECTION | set(HTTPHooks.names) | {boundary.NAME, "migrating"}
 
 _UNKNOWN = object()
 

@@ -137,7 +137,7 @@ class GracefulMixIn:
                         then; default true
     pid_file            path (text or os.PathLike) of a file that has the pid of the process
                         in charge as long as there is one; PidFileError when it is that of
-                        another living process or is no pid file; default None, no file
+                        another server that lives or is no pid file; default None, no file
     """
 
     drain_timeout: Optional[float] = 60.0
@@ -289,9 +289,10 @@ class GracefulMixIn:
         have died since.
         """
         listener = self._listener
-        known = listener.connections.active.pop(id(request), None) is not None
+        if listener.connections.active.pop(id(request), None) is None:
+            return
         waited_for = not listener.accepting or listener.paused_until is not None or listener.full
-        if known and (leaves or waited_for):
+        if leaves or waited_for:
             listener.paused_until = None
             listener.full = False
             listener.wake()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from endless_py._server.threads import HandlerThreads
 
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
+_TURNS_OF_ONE = 16  # after a look for a second connection that found none
 _ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
 
 
@@ -63,6 +64,7 @@ class Requests:
         self._listener.steady = plain and self._most > 1
         self._was_blocking = False
         self._inline = handles_inline(server)
+        self._turns_of_one = 0
         self._busy = False  # something that may wait has run in this turn
 
     def begin(self) -> None:
@@ -118,6 +120,9 @@ class Requests:
             if not current.alone():  # whatever another process has set, nothing waits here
                 listener.never_wait()
                 most = 1
+            elif self._turns_of_one:
+                self._turns_of_one -= 1
+                most = 1
             if current.reserve.asks:
                 if not self.room.leaves_reserve():
                     return False
@@ -132,7 +137,9 @@ class Requests:
                     or not current.machine.at_peace
                     or listener.shutdown_requested
                 ):
-                    break
+                    return True
+            # Each look that finds nothing costs as much as a turn of the loop does.
+            self._turns_of_one = _TURNS_OF_ONE
             return True
         finally:
             listener.in_accept = False

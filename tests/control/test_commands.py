@@ -13,10 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
-from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids, tool
+from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids, tool, until
 
 from endless_py._control import client, commands
 from endless_py._control.socket import MAX_REQUEST
@@ -212,14 +211,6 @@ def conversations(pid):
     """Return how many askers a process has."""
     with open("/proc/net/unix") as file:
         return sum(line.endswith(f"/{pid}.sock\n") for line in file) - 1
-
-
-def until(condition):
-    """Wait for a state that nothing announces."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_what_a_successor_has_started_can_write_errors_for_ever(folder):
@@ -562,11 +553,7 @@ def test_a_pid_file_that_changes_while_its_process_ends(words, said, tmp_path):
             assert str(second) in output
 
 
-def test_start_or_reload_of_what_is_not_ours(sleeper, tmp_path):
-    (tmp_path / "pid").write_text(f"{sleeper.pid}\n")
-    status, _, errors = command("start-or-reload", tmp_path / "pid", "--", "true")
-    assert status == 1
-    assert "does not serve with endless_py" in errors
+def test_start_or_reload_of_what_cannot_be_started(tmp_path):
     status, _, errors = command("start-or-reload", tmp_path / "new", "--", "/no/such/command")
     assert status == 1
     assert "cannot start /no/such/command: No such file or directory" in errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import queue
 import socket
+import struct
 import threading
 import time
 from unittest.mock import Mock
@@ -261,3 +262,33 @@ def test_a_class_that_is_changed_meanwhile_counts_at_once(serving):
     client.request("GET", "/")
     assert [calls.get(timeout=TIMEOUT)[:1] for _ in range(3)] == [("Server",), ("Date",), ()]
     client.close()
+
+
+@pytest.mark.parametrize("timeout", [None, 30])
+@pytest.mark.parametrize("said", [b"", b"GET / HT"])
+def test_a_class_sees_a_client_that_resets_where_it_reads(serving, timeout, said):
+    """What is read ahead for it raises there, too."""
+    arrived, reset, seen = threading.Event(), threading.Event(), queue.Queue()
+
+    class Careful(Own):
+        def setup(self):
+            super().setup()
+            self.connection.settimeout(timeout)
+            arrived.set()
+            assert reset.wait(TIMEOUT)
+
+        def handle_one_request(self):
+            self.close_connection = True
+            try:
+                super().handle_one_request()
+            except ConnectionResetError as error:
+                seen.put(error)
+
+    server = serving(Careful)
+    client = socket.create_connection(server.server_address[:2], TIMEOUT)
+    client.sendall(said)
+    assert arrived.wait(TIMEOUT)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    reset.set()
+    assert isinstance(seen.get(timeout=TIMEOUT), ConnectionResetError)

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from harness import ROOT, SUPPORT, TIMEOUT, Program, environment, get
 
+from endless_py._supervisor import pidfile
 from endless_py._supervisor.pidfile import PidFile, read_pid
+from endless_py._supervisor.pidrecord import look
+from endless_py._support import filelock
 from endless_py.exceptions import PidFileError
 
 IN_CODE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / {name!r}\n"
@@ -34,6 +37,42 @@ def dead():
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
+
+
+OWNER = """
+import os, sys, time
+from endless_py._supervisor.pidfile import PidFile
+file = PidFile(sys.argv[1])
+file.write(os.getpid())
+if len(sys.argv) > 2:  # as a library in C forks, without a word to hooks of Python's
+    if os.fork():
+        os._exit(0)
+    while os.getppid() == int(open(sys.argv[1]).read()):
+        time.sleep(0.01)
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def owner():
+    """Start a process that writes a pid file and owns it until it is killed; return its pid."""
+    processes = []
+
+    def start(path, *more):
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(path), *more],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        processes.append(process)
+        return int(process.stdout.readline())
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
 
 
 def identity(path):
@@ -60,14 +99,14 @@ def test_a_stale_one_is_replaced(content, tmp_path, dead):
     assert read_pid(path) == os.getpid()
 
 
-def test_one_of_a_living_process_is_an_error_unless_it_is_a_predecessor(tmp_path):
+def test_one_of_a_living_process_is_an_error_unless_it_is_a_predecessor(tmp_path, owner):
     path = tmp_path / "pid"
-    path.write_text(f"{os.getppid()}\n")
+    pid = owner(path)
     before = identity(path)
-    with pytest.raises(PidFileError, match=f"process {os.getppid()}, which is alive"):
+    with pytest.raises(PidFileError, match=f"process {pid}, which is alive"):
         PidFile(path).write(os.getpid())
     assert identity(path) == before
-    PidFile(path).write(os.getpid(), {os.getppid()})
+    PidFile(path).write(os.getpid(), {pid})
     assert read_pid(path) == os.getpid()
 
 
@@ -132,14 +171,149 @@ def test_a_zombie_is_not_alive(tmp_path):
     process.wait()
 
 
+def test_a_number_whose_process_does_not_lock_the_file_is_stale(tmp_path):
+    path = tmp_path / "pid"
+    path.write_text(f"{os.getppid()}\n")
+    file = PidFile(path)
+    file.check()
+    assert read_pid(path) == os.getppid()
+    assert file.write(os.getpid()) == f"process {os.getppid()} does not own it"
+    assert file.write(os.getpid()) == ""
+    assert read_pid(path) == os.getpid()
+
+
+def test_the_file_is_locked_before_it_has_its_name_and_ever_after(tmp_path, monkeypatch):
+    path, seen = tmp_path / "pid", []
+
+    def name(act):
+        def noted(new, old):
+            seen.append(look(new).locked)
+            act(new, old)
+
+        return noted
+
+    monkeypatch.setattr(pidfile.os, "link", name(os.link))
+    monkeypatch.setattr(pidfile.os, "rename", name(os.rename))
+    file = PidFile(path)
+    file.write(os.getpid())
+    held = file.held
+    file.write(os.getppid())
+    file.write(os.getpid())
+    assert seen == [True] * 3
+    assert file.held == held  # it is handed on by number
+    assert not os.get_inheritable(held)
+    assert look(path).locked
+    file.close()
+    assert look(path).locked is False
+
+
+def test_a_number_that_the_program_has_closed_and_used_is_left_to_it(tmp_path):
+    file = PidFile(tmp_path / "pid")
+    file.write(os.getpid())
+    reader, writer = os.pipe()
+    number = file.held
+    os.close(number)
+    used = os.dup2(writer, number)
+    file.write(os.getpid())
+    assert (file.lost, file.held != number) == (number, True)
+    assert look(tmp_path / "pid").locked
+    os.write(used, b"x")
+    assert os.read(reader, 9) == b"x"
+    file.close()
+    for descriptor in {reader, writer, used}:
+        os.close(descriptor)
+
+
+def test_a_child_that_keeps_the_lock_of_a_dead_process_stops_nobody(tmp_path, owner):
+    path = tmp_path / "pid"
+    child = owner(path, "leaves a child")
+    assert look(path).locked
+    assert look(path).pid != child
+    PidFile(path).write(os.getpid())
+    assert read_pid(path) == os.getpid()
+
+
+def test_where_there_are_no_locks_a_living_process_is_not_taken_for_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr(filelock, "acquire", lambda descriptor: None)
+    monkeypatch.setattr(filelock, "is_held", lambda descriptor: None)
+    path = tmp_path / "pid"
+    path.write_text(f"{os.getppid()}\n")
+    with pytest.raises(PidFileError, match="which is alive"):
+        PidFile(path).check()
+    file = PidFile(tmp_path / "other")
+    for pid in (os.getpid(), os.getppid(), os.getpid()):
+        file.write(pid, {os.getppid()})
+        assert read_pid(tmp_path / "other") == pid
+    assert file.take()
+    file.remove()
+    assert os.listdir(tmp_path) == ["pid"]
+
+
+RACE = """
+import os, sys
+from endless_py._supervisor import pidfile, pidrecord
+from endless_py.exceptions import PidFileError
+file = pidfile.PidFile(sys.argv[1])
+look = file._read
+
+def look_and_wait():
+    found = look()
+    file._read = look
+    print("looked", flush=True)
+    sys.stdin.readline()
+    return found
+
+file._read = look_and_wait
+try:
+    file.write(os.getpid())
+    print("wrote", flush=True)
+except PidFileError as error:
+    print("refused", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("there", ["nothing", "dead", "alive"])
+def test_of_several_that_find_it_free_at_once_one_gets_it(there, tmp_path, dead):
+    path = tmp_path / "pid"
+    if there != "nothing":
+        path.write_text(f"{dead if there == 'dead' else os.getppid()}\n")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        for _ in range(5)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == b"looked\n"
+        for process in processes:
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        said = [process.stdout.readline().strip() for process in processes]
+        assert sorted(said) == [b"refused"] * 4 + [b"wrote"]
+        assert read_pid(path) == processes[said.index(b"wrote")].pid
+        assert os.listdir(tmp_path) == ["pid"]
+    finally:
+        for process in processes:
+            with process:
+                process.kill()
+
+
 def test_what_another_generation_wrote_for_this_one_is_taken(tmp_path):
     path = tmp_path / "pid"
-    file = PidFile(path)
+    file, incumbents = PidFile(path), PidFile(path)
     assert not file.take()
-    PidFile(path).write(os.getppid())
+    incumbents.write(os.getppid())
     assert not file.take()
     path.write_text(f"{os.getpid()}\n")
-    assert file.take()
+    assert not file.take()  # the incumbent has the lock, and it was not handed on
+    assert file.take(os.dup(incumbents.held))
+    incumbents.close()
+    assert look(path).locked
     file.remove()
     assert not path.exists()
 

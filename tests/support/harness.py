@@ -228,6 +228,19 @@ def free_port() -> int:
             return port
 
 
+def until(condition) -> None:
+    """Wait for a state that nothing announces."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def until_written(path: Path) -> None:
+    """Wait for a pid file; root has an empty one before."""
+    until(lambda: path.exists() and path.read_text())
+
+
 def queued(port: int) -> int:
     """Return how many connections wait in the accept queue, as the kernel counts them."""
     with open("/proc/net/tcp") as file:
