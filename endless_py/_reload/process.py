@@ -111,6 +111,7 @@ class ServerProcess(BaseProcess):
         self.forks.watch()
         self.supervisor.know(listener.server)
         self.listeners.add(listener)
+        self.reserve.keep(self.machine.accepting)  # some servers accept before they say ready
         self._install_signals(first=len(self.listeners.all) == 1)
 
     def remove(self, listener: Listener) -> None:
@@ -128,6 +129,7 @@ class ServerProcess(BaseProcess):
                 self._do(Order(Event.LEFT))
             if self.machine.starting:
                 self.signals.restore()
+                self.reserve.keep(False)
 
     def enter(self, listener: Listener) -> None:
         """A server's loop begins: say ready, and let the loop drive this object."""
@@ -197,18 +199,10 @@ class ServerProcess(BaseProcess):
 
     # -- driven -----------------------------------------------------------
 
-    def step(self) -> None:
-        """Do what there is to do; an exception in it must not end a server that could go on."""
-        try:
-            self._step()
-        except Exception as error:
-            self.stumbled(error)
-        else:
-            if not self.machine.waits:
-                self.retries.clear()
+    def after_step(self) -> None:
         self.resume.check()
 
-    def _step(self) -> None:
+    def take_step(self) -> None:
         self.called = False
         self.machine.go_on()
         self.answers.control.step()
@@ -326,6 +320,7 @@ class ServerProcess(BaseProcess):
     def _in_forked_child(self) -> None:
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
+        self.reserve.in_forked_child()
         self.driver.in_forked_child()
         self.left_orders.clear()
         self.answers.control.close()
