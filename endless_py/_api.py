@@ -12,12 +12,13 @@ from endless_py._reload.hooks import DRAINED, DRAINING, READY
 from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import ForeignListener
 from endless_py._reload.machine import Event
+from endless_py._reload.settings import MAX_DRAINING, nearest
 from endless_py._reload.settings import check as check_settings
-from endless_py._reload.settings import nearest
 from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
 from endless_py._support import platform
+from endless_py._support.reserve import no_room
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -141,8 +142,8 @@ def listen(
 
     address is a tuple for IPv4 and IPv6, text or a path for a Unix socket; family follows from
     it unless it is given. backlog is that of a stream's accept queue. drain_timeout,
-    ready_timeout (seconds, 60 each), keep_pid and pid_file mean what they do for the
-    classes. Raises OSError, PidFileError, ValueError for what one of them cannot be.
+    ready_timeout (seconds, 60 each), max_draining (8), keep_pid and pid_file mean what they do for
+    the classes. Raises OSError, PidFileError, ValueError for what one of them cannot be.
     """
     platform.require()
     if family is None:
@@ -176,6 +177,13 @@ class ForeignSocket(ListenerSocket):
         given._record = record
         return given
 
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As a socket's; EMFILE also when only what reloads and commands need is left."""
+        reserve = process.current.reserve
+        if reserve.asks and not reserve.has_room():
+            raise no_room()
+        return super().accept()
+
     def drained(self) -> None:
         """Say that what was accepted on this listener has finished, where the program does not end.
 
@@ -190,6 +198,7 @@ class _Owner:
 
     drain_timeout: Optional[float] = 60.0
     ready_timeout: Optional[float] = 60.0
+    max_draining: Optional[int] = MAX_DRAINING
     keep_pid: detect.Setting = "auto"
     pid_file: Any = None
     socket: ListenerSocket

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import suppress
 
 from endless_py._api import ForeignSocket, listen, ready
 from endless_py._sockets.connection import Connection
+from endless_py._support.reserve import NO_ROOM
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from endless_py._api import Address
 
 _TURNS = 10  # of the event loop, after which what it has accepted has its handler
+_PAUSE = 0.5  # seconds without accepting when there is no descriptor left
 _GRACE = 5.0  # seconds in which a connection may still say its first word during a drain
 
 
@@ -64,6 +67,7 @@ class CountingSocket(ForeignSocket):
     """The listener, which notes each connection until that is closed."""
 
     listens = drains = False
+    _tried_until = 0.0  # time.monotonic()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self._news = loop, asyncio.Event()
@@ -85,7 +89,15 @@ class CountingSocket(ForeignSocket):
         self.tell()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        plain, address = super().accept()
+        """As a socket's. When there is no room asyncio waits for a second, but tries on before."""
+        if time.monotonic() < self._tried_until:
+            raise BlockingIOError
+        try:
+            plain, address = super().accept()
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                self._tried_until = time.monotonic() + _PAUSE
+            raise
         accepted = AcceptedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         accepted.listener = self
         self.connections.active[id(accepted)] = Connection(accepted, address)

@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 
 from endless_py._control.socket import folder_pattern, private_folders
+from endless_py._control.speaker import Speaker
+from endless_py._control.words import problem
 from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import LONGEST, READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
+_MOST = 100  # processes of one chain of generations
 
 
 class Failed(EndlessError):
@@ -69,6 +72,9 @@ class Client:
     ) -> None:
         """descriptors is how many an answer may bring."""
         self.pid = pid
+        found = peer(sock)
+        self.speaker = Speaker(pid, None if found is None else found[1])
+        self._heard: list[Message] = []
         self._channel = Channel(sock, max_descriptors=descriptors)
         self._deadline = deadline
         self._interrupted = False  # the process was sent a signal, so that it looks
@@ -85,21 +91,25 @@ class Client:
     def next_message(self) -> Optional[Message]:
         """Return the next answer with its descriptors, which are the caller's."""
         self._interrupted = False
-        while True:
+        self._deadline.remaining()  # however much it says
+        while not self._heard:
             self._channel.flush()
             try:
-                messages = self._channel.receive()
+                self._heard = self._channel.receive()
             except ChannelClosed:
                 return None
             except ChannelError as error:
                 raise Failed(f"process {self.pid}: protocol error: {error}") from error
-            if messages:
-                break
-            self._wait()
-        self._channel.unread(messages[1:])
-        answer = messages[0]
-        if answer.body.get("event") == "error":
-            raise Failed(f"process {self.pid}: {answer.body.get('reason')}")
+            if not self._heard:
+                self._wait()
+        answer = self._heard.pop(0)
+        wrong = problem(answer.body)
+        if wrong:
+            answer.close()
+            raise Failed(f"process {self.pid}: protocol error: {wrong}")
+        if answer.body["event"] == "error":
+            raise Failed(f"process {self.pid}: {answer.body['reason']}")
+        self.speaker.translate(answer.body)
         return answer
 
     def _wait(self) -> None:
@@ -129,6 +139,8 @@ class Client:
             cut += int(answer.get("requests", 0))
 
     def close(self) -> None:
+        for message in self._heard:
+            message.close()
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -219,37 +231,62 @@ def _elsewhere(pid: int) -> str:
     return ""
 
 
-def follow(pid: int, deadline: Deadline) -> Client:
-    """Connect to a process that may not serve yet."""
+def follow(pid: int, deadline: Deadline, told_by: Optional[Speaker] = None) -> Client:
+    """Connect to a process that may not serve yet; told_by is who has named it.
+
+    Raises Failed when that one may not speak for it.
+    """
     while True:
         try:
-            return connect(pid, deadline)
+            client = connect(pid, deadline)
+            break
         except Failed:
             if not is_alive(pid):
                 raise
         deadline.pause()
+    _believe(told_by, client)
+    return client
 
 
-def state_of(pid: int, deadline: Deadline) -> dict[str, Any]:
-    """Return what `endless_py.state()` does in that process."""
+def _believe(told_by: Optional[Speaker], client: Client) -> None:
+    """Close a conversation with a process that was named by one that may not speak for it."""
+    if told_by is not None and not told_by.speaks_for(client.speaker):
+        client.close()
+        raise Failed(
+            f"process {told_by.pid} names process {client.pid}, which is another user's; "
+            "that one was not asked"
+        )
+
+
+def state_of(
+    pid: int, deadline: Deadline, told_by: Optional[Speaker] = None
+) -> tuple[dict[str, Any], Speaker]:
+    """Return what `endless_py.state()` does in that process, and who it is that says so.
+
+    told_by is who has named it; Failed when that one may not speak for it.
+    """
     with connect(pid, deadline) as client:
+        _believe(told_by, client)
         client.ask("status")
         answer = client.next()
     if answer is None:
         raise Unanswered(f"process {pid} ended before it answered")
-    del answer["event"]
-    return answer
+    if answer.pop("event") != "status":
+        raise Failed(f"process {pid}: protocol error: an answer to something else")
+    return {**answer, "pid": pid}, client.speaker
 
 
 def chain(pid: int, deadline: Deadline) -> list[dict[str, Any]]:
     """Return the states of this process and of every generation it is linked to, oldest first."""
-    found = {pid: state_of(pid, deadline)}
-    ask = [pid]
+    state, speaker = state_of(pid, deadline)
+    found = {pid: state}
+    ask = [(state, speaker)]
     while ask:
-        state = found[ask.pop()]
+        state, speaker = ask.pop()
         for neighbour in [*state["predecessors"], state["successor"]]:
-            if neighbour is not None and neighbour["pid"] not in found:
+            named = 0 if neighbour is None else neighbour["pid"]
+            if named and named not in found and len(found) < _MOST:
                 with suppress(EndlessError):  # one that starts, or has just ended
-                    found[neighbour["pid"]] = state_of(neighbour["pid"], deadline)
-                    ask.append(neighbour["pid"])
+                    ask.append(state_of(named, deadline, speaker))
+                    found[named] = ask[-1][0]
     return sorted(found.values(), key=lambda state: (state["generation"], state["bridge"]))

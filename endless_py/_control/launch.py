@@ -6,13 +6,13 @@ import errno
 import os
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from endless_py._control import compare
 from endless_py._control.client import Deadline, Failed, TimedOut, state_of
+from endless_py._control.output import show
 from endless_py._control.owner import OWNED, judge
 from endless_py._supervisor.pidfile import PID_FILE_VARIABLE
 from endless_py._supervisor.pidrecord import look
@@ -23,7 +23,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
-_SHOWN = 20  # lines of a log that is shown
+_TAIL = 65536  # bytes of a log of which the last lines are shown
 
 
 def _open_log(path: str) -> int:
@@ -132,14 +132,14 @@ def _serving(path: str, deadline: Deadline) -> Optional[int]:
         record = look(path)
         if record is not None and record.pid is not None:
             owned = judge(record, deadline)[0] == OWNED
-            if owned and state_of(record.pid, deadline)["phase"] == "serving":
+            if owned and state_of(record.pid, deadline)[0]["phase"] == "serving":
                 return record.pid
     return None
 
 
 def _show_tail(path: str, begins: int) -> None:
     with open(path, "rb") as file:
-        file.seek(begins)
-        lines = file.read().decode(errors="replace").splitlines()
-    for line in lines[-_SHOWN:]:
-        print(f"    {line}", file=sys.stderr)
+        start = max(begins, os.fstat(file.fileno()).st_size - _TAIL)
+        file.seek(start)
+        lines = file.read(_TAIL).decode(errors="replace").splitlines()
+    show(lines[start > begins :])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 
 from endless_py._control.client import (
@@ -15,7 +14,7 @@ from endless_py._control.client import (
     follow,
     is_alive,
 )
-from endless_py._control.output import FAILED, OK, complain, say, wait_gone
+from endless_py._control.output import FAILED, OK, complain, say, show, wait_gone
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -38,9 +37,10 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
             answer = client.next()
             event = answer["event"] if answer is not None else "end"
             if event == "moved" and answer is not None:
+                told_by = client.speaker
                 home = home or (client.pid if answer.get("kept") else 0)
                 client.close()
-                client = follow(int(answer["pid"]), deadline)
+                client = follow(answer["pid"], deadline, told_by)
                 if wait_drained:
                     older += _watch_older(client.pid, deadline)
                 client.ask("reload")
@@ -83,8 +83,7 @@ def _watch_older(pid: int, deadline: Deadline) -> list[Client]:
 
 
 def _say_failed(answer: dict[str, Any]) -> None:
-    for line in answer["output"]:
-        print(f"    {line}", file=sys.stderr)
+    show(answer["output"])
     complain(str(answer["reason"]))
 
 

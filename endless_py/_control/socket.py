@@ -22,6 +22,7 @@ from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.listener import unlink_if_stale
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._support.descriptors import keep_socket_off_standard_streams
+from endless_py._support.reserve import no_room
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -114,9 +115,13 @@ class Conversation:
 class ControlSocket:
     """The socket and the conversations on it. One thread at a time calls anything here."""
 
-    def __init__(self, answer: Answer) -> None:
-        """answer is called with each request and the conversation that it came in."""
+    def __init__(self, answer: Answer, spares: Callable[[], bool] = lambda: True) -> None:
+        """answer is called with each request and the conversation that it came in.
+
+        spares says whether there is a descriptor for one conversation more.
+        """
         self._answer = answer
+        self._spares = spares
         self._socket: Optional[socket.socket] = None
         self._path = ""
         self._accepts_again_at: Optional[float] = None
@@ -168,7 +173,9 @@ class ControlSocket:
         """Accept clients, answer what they ask, send what waits to be sent."""
         if self._socket is None:
             return
-        self._accept(self._socket)
+        if self._accepts_again_at is None or time.monotonic() >= self._accepts_again_at:
+            self._accepts_again_at = None
+            self._accept(self._socket)
         for conversation in self.conversations:
             request = conversation.step()
             if request is not None:
@@ -182,6 +189,8 @@ class ControlSocket:
         # As many at a time: a stranger who connects again and again must not hold the loop.
         for _ in range(_MAX_CONVERSATIONS - len(self.conversations)):
             try:
+                if self.conversations and not self._spares():
+                    raise no_room()
                 sock, _ = listener.accept()
             except (BlockingIOError, ConnectionError, InterruptedError):
                 return

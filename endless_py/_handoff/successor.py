@@ -48,6 +48,8 @@ class Successor:
         self.started: Optional[float] = time.monotonic()
         self.first_ready: Optional[float] = None
         self.superseded = False  # its own successor serves
+        # How many generations drain that are younger than this process, and how many may in all.
+        self.crowd: Optional[tuple[int, int]] = None
         self.reload_passed_on = False
         self.failure: Optional[str] = None
         self.failure_noted = False

@@ -4,7 +4,8 @@
                              ready index        it serves this listener (null: a new address)
                              closed indexes     it has closed what you said is missing
                              stopping           it was told to stop; do not accept again
-                             superseded         its own successor serves; do not accept again
+                             superseded         its own successor serves; do not accept again:
+                                                younger generations that drain, most that may
                              force              it was told to end everything at once
                              taken, refused ids these connections
                              replaced_by        your channel was handed on to me: pid, generation
@@ -64,8 +65,22 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def is_time(value: object) -> bool:
+    """Whether it is a number of seconds, which a date can be made of."""
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and 0 <= value < 1e11  # type: ignore[operator]
+
+
+def is_report(value: object) -> bool:
+    """Whether it says how a reload went."""
+    if not isinstance(value, dict) or not isinstance(value.get("ok"), bool):
+        return False
+    how = is_time(value.get("seconds")) if value["ok"] else _is_text(value.get("reason"))
+    return how and is_time(value.get("at")) and is_number(value.get("generation"))
+
+
 def _is_report(value: object) -> bool:
-    return value is None or isinstance(value, dict)
+    return value is None or is_report(value)
 
 
 def _is_list(value: object) -> bool:
@@ -77,7 +92,7 @@ FROM_SUCCESSOR: dict[str, Fields] = {
     "ready": {"index": _is_index},
     "closed": {"indexes": _are_numbers},
     "stopping": {},
-    "superseded": {},
+    "superseded": {"younger": _is_index, "most": _is_index},
     "force": {},
     "taken": {"ids": _are_numbers},
     "refused": {"ids": _are_numbers},

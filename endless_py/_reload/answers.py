@@ -43,7 +43,7 @@ class Answers:
         self._report = report
         self._bridge = bridge
         self._supervisor = supervisor
-        self.control = ControlSocket(self.answer)
+        self.control = ControlSocket(self.answer, process.reserve.spares_a_reload)
         self.updater: Optional[Upgrading] = None  # of this program, if it has one
 
     def open(self, *_: object) -> None:

@@ -8,22 +8,26 @@ from collections import deque
 
 from endless_py._handoff.child import Children
 from endless_py._handoff.started import Started
-from endless_py._reload.driver import Driver, Retries
+from endless_py._reload.driver import Driver
 from endless_py._reload.hooks import Hooks
 from endless_py._reload.listeners import Listeners
 from endless_py._reload.machine import TABLE, Event, Machine, State, check
 from endless_py._reload.predecessors import Predecessors
+from endless_py._reload.retries import Retries
 from endless_py._reload.signals import Signals
 from endless_py._sockets.listener import ReceivedListeners
 from endless_py._support import faults, log
+from endless_py._support.reserve import Reserve
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any, Callable, Optional
+    from typing import Any, Callable, Optional, TypeVar
 
     from endless_py._handoff.successor import Successor
     from endless_py._reload.listener import Listener
+
+    _Made = TypeVar("_Made")
 
 
 class Order:
@@ -60,6 +64,7 @@ class BaseProcess:
         self.generation = 0
         self.bridge = False
         self.orphaned = False  # it was a bridge, or comes from one, and the kept pid is lost
+        self.reserve = Reserve()
         self.driver = Driver(self)
         self.machine = Machine(self.perform, self._owes, self._trace)
         self.retries = Retries()
@@ -88,6 +93,30 @@ class BaseProcess:
     def log(self, level: int, text: str) -> None:
         number = f"{self.generation} (bridge)" if self.bridge else str(self.generation)
         log.write(level, number, text)
+
+    # -- driven -----------------------------------------------------------
+
+    def step(self) -> None:
+        """Do what there is to do; an exception in it must not end a server that could go on."""
+        with self.reserve.lent():
+            try:
+                self.take_step()
+            except Exception as error:
+                self.stumbled(error)
+            else:
+                if not self.machine.waits:
+                    self.retries.clear()
+            self.after_step()
+            # What drains takes no more clients; what it has may use all that there is.
+            self.reserve.keep(self.machine.accepting and bool(self.listeners.all))
+
+    def make(self, what: Callable[[], _Made]) -> _Made:
+        """Return what() outside a step; the reserve is for that as well."""
+        try:
+            return what()
+        except OSError:
+            with self.reserve.lent():
+                return what()
 
     # -- orders and events ------------------------------------------------
 
@@ -156,7 +185,10 @@ class BaseProcess:
     def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
         raise NotImplementedError
 
-    def step(self) -> None:
+    def take_step(self) -> None:
+        raise NotImplementedError
+
+    def after_step(self) -> None:
         raise NotImplementedError
 
     def pending(self) -> bool:

@@ -12,6 +12,7 @@ from endless_py._reload import hooks
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.exit import let_threads_go
 from endless_py._reload.listener import Listener
+from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
 from endless_py._reload.settings import say_limit
 from endless_py._reload.signals import CALL
@@ -75,6 +76,7 @@ class Drain:
 
     def check(self) -> None:
         """Cut, then abandon, what is still active when its time is over."""
+        self._leave_room()
         for listener in self._process.listeners.all:
             now = time.monotonic()
             if listener.drain_deadline is not None and now >= listener.drain_deadline:
@@ -83,6 +85,19 @@ class Drain:
             if listener.abandon_at is not None and now >= listener.abandon_at:
                 listener.abandon_at = None
                 self._abandon(listener)
+
+    def _leave_room(self) -> None:
+        """As the oldest of more generations than may drain, end what is still active."""
+        process, successor = self._process, self._process.living_successor
+        if successor is None or successor.crowd is None:
+            return
+        (younger, most), successor.crowd = successor.crowd, None
+        if younger >= most:
+            process.fire(
+                Event.FORCED,
+                f"generation {process.generation} (pid {os.getpid()}) is the oldest of "
+                f"{younger + 1} that drain, and {most} may (max_draining)",
+            )
 
     def _cut(self, listener: Listener, now: float) -> None:
         active = listener.connections.all()

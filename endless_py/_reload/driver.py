@@ -34,7 +34,7 @@ from endless_py._support.sigmask import block
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Callable, Optional, Protocol
+    from typing import Any, Callable, Optional, Protocol
 
     class Driven(Protocol):
         """What is driven."""
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
         def deadline(self) -> Optional[float]:
             """Return the moment (time.monotonic) at which `step()` must be called; None: never."""
+
+        def make(self, what: Callable[[], Any]) -> Any:
+            """Return what(), for which descriptors may be opened."""
 
 
 _JOB_GRACE = 5.0  # seconds that the end of the interpreter waits for a hook that still runs
@@ -242,7 +245,7 @@ class Driver:
             return  # somebody is starting one right now
         try:
             if self._helper is None and os.getpid() == self.pid:
-                self._helper = _Helper()
+                self._helper = self._driven.make(_Helper)
                 # threading.Thread takes locks that the code interrupted by a signal may hold.
                 _thread.start_new_thread(self._help, (self._helper,))
         except (OSError, RuntimeError):
@@ -320,28 +323,3 @@ class _Helper:
         self.retired = False
         self.drives = _thread.allocate_lock()
         self.drives.acquire()
-
-
-class Retries:
-    """Steps in a row that raised. The process goes on, and tries again a little later."""
-
-    _MOST = 5  # a step that fails so often in a row is given up
-    _PAUSE = 0.1  # seconds until what failed is tried again
-
-    def __init__(self) -> None:
-        self._count = 0
-        self.again_at: Optional[float] = None  # the moment (time.monotonic) of the next try
-
-    def clear(self) -> None:
-        """A step went well."""
-        self._count, self.again_at = 0, None
-
-    def note(self) -> tuple[bool, bool]:
-        """A step raised; return whether to say so (not for ever), and whether to give up now."""
-        self._count += 1
-        self.again_at = time.monotonic() + self._PAUSE
-        return self._count <= self._MOST, self._count == self._MOST
-
-    def last_try(self) -> bool:
-        """Whether a step that raises now will be one too many."""
-        return self._count + 1 >= self._MOST

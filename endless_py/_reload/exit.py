@@ -170,6 +170,7 @@ class Exit:
             elif self._reexec.due or (self._stop.ordered and process.children.orphans):
                 process.fire(Event.STOPPED_PID_EXITS)
         if process.machine.reexecs or process.machine.leaves:
+            self.watch.end()  # the program has ended, and is not to be hurried any more
             process.driver.drive_until(self._others_done)
 
     def _others_done(self) -> bool:
@@ -240,6 +241,10 @@ class ExitWatch:
             self._main_at, self._main_was = now + _MAIN_GRACE, _where(main)
             if main.f_code.co_filename != threading.__file__:
                 self._main_ends = now + _MAIN_WORKS
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._name_at = self._main_at = self._end_at = self._kill_at = None
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `check()` has something to do."""

@@ -27,6 +27,8 @@ from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
+    from typing import Optional
+
     from endless_py._handoff.channel import Channel, Message
     from endless_py._handoff.predecessor import Predecessor
     from endless_py._handoff.successor import Successor
@@ -101,6 +103,7 @@ class HearSuccessor:
         elif word == "superseded":
             successor.superseded = True
             self._process.fire(Event.SUPERSEDED)
+            self._crowded(successor, body.get("younger"), body.get("most"))
         elif word == "force":
             self._process.fire(Event.FORCED, f"a force stop of {successor}")
         elif word == "hand_back":
@@ -111,6 +114,13 @@ class HearSuccessor:
             self._replaced(successor, int(body["pid"]), int(body["generation"]))
         else:
             self._migration.answered(body["ids"], word == "taken")
+
+    def _crowded(self, successor: Successor, younger: Optional[int], most: Optional[int]) -> None:
+        """So many younger generations drain by now; those before this one are told as well."""
+        if younger is None:
+            return
+        successor.crowd = None if most is None else (younger, most)
+        self._process.predecessors.superseded(younger + 1, most)
 
     def _replaced(self, successor: Successor, pid: int, generation: int) -> None:
         """It is about to end; at the other end of its channel its own successor is from now on."""
@@ -195,7 +205,7 @@ class HearPredecessors:
                 process.fire(Event.STARTED)
         else:
             listeners = process.listeners.by_number(predecessor.numbers)
-            migration.receive(predecessor, message, listeners)
+            migration.receive(predecessor, message, listeners, process.reserve.has_room)
 
     def _ended(self, predecessor: Predecessor) -> None:
         process = self._process

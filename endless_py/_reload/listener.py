@@ -104,7 +104,7 @@ class Listener:
         self.abandon_at: Optional[float] = None
         self.paused_until: Optional[float] = None
         self.full = False  # as many handlers as there may be; the end of one wakes the loop
-        self.no_room_logged = 0.0
+        self.no_room_logged = float("-inf")
         self._lock = threading.Lock()  # of the state: its loop moves it as well as who drives
         self._set(ListenerState.SERVING)
 

@@ -69,6 +69,12 @@ class Listeners:
         """Return how many seconds a drain may take."""
         return max((s.setting("drain_timeout") for s in self.all), default=0.0)
 
+    def max_draining(self) -> Optional[int]:
+        """Return how many generations may drain at a time; None: there is no limit."""
+        found = [getattr(s.server, "max_draining", None) for s in self.all]
+        limits = [most for most in found if isinstance(most, int) and most > 0]
+        return min(limits, default=None)
+
     def exit_grace(self, supervised: bool) -> float:
         """Return how many seconds the program has to end in, once all have drained."""
         auto = 30.0 if supervised else settings.NO_LIMIT

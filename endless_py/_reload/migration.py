@@ -20,7 +20,7 @@ from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Any, Callable, Iterable
 
     from endless_py._handoff.channel import Channel, Message
 
@@ -139,13 +139,24 @@ def _stay(listener: Listener, connection: MigratingConnection) -> None:
     listener.wake()
 
 
-def receive(predecessor: Predecessor, message: Message, listeners: dict[int, Listener]) -> None:
-    """Take connections over, and tell their sender which ones.
+def receive(
+    predecessor: Predecessor,
+    message: Message,
+    listeners: dict[int, Listener],
+    has_room: Callable[[], bool],
+) -> None:
+    """Take connections over, as many as has_room() allows, and tell their sender which ones.
 
     listeners are ours by the numbers of the predecessor. Raises ChannelError, once all the rest
     is taken, when something in the message is not right.
     """
     faults.at("connections received")
+    for position in reversed(range(len(message.descriptors))):
+        if has_room():
+            break
+        descriptor = message.take(position)
+        if descriptor is not None:
+            os.close(descriptor)
     answers: dict[str, list[int]] = {"taken": [], "refused": []}
     problem = None
     for position, item in enumerate(message.body["items"]):
@@ -156,7 +167,7 @@ def receive(predecessor: Predecessor, message: Message, listeners: dict[int, Lis
         listener = listeners.get(number) if is_number(number) else None
         taken = False
         if listener is not None and listener.entered and not listener.cut:
-            descriptor = message.take(position)  # None: this process has none left
+            descriptor = message.take(position)  # None: there is no room for it
             if descriptor is not None:
                 try:
                     listener.arrivals.append(MigratingConnection.from_json(item, descriptor))

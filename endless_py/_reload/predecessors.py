@@ -53,6 +53,15 @@ class Predecessors:
         for predecessor in self.living:
             predecessor.say(word, **fields)
 
+    def superseded(self, younger: int, most: Optional[int]) -> None:
+        """Tell each that its successor has been replaced, and how many younger ones drain.
+
+        younger is how many do so before the newest of ours; most how many may drain in all.
+        """
+        newest_first = sorted(self.living, key=lambda other: other.generation, reverse=True)
+        for position, predecessor in enumerate(newest_first):
+            predecessor.say("superseded", younger=younger + position, most=most)
+
     def take_over(self, message: Message, generation: int) -> None:
         """Become the neighbour of one of our predecessor's; raises ChannelError."""
         found = handoff.handed_on(message)

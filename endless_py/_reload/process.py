@@ -114,6 +114,7 @@ class ServerProcess(BaseProcess):
         self.forks.watch()
         self.supervisor.know(listener.server)
         self.listeners.add(listener)
+        self.reserve.keep(self.machine.accepting)  # some servers accept before they say ready
         self._install_signals(first=len(self.listeners.all) == 1)
 
     def remove(self, listener: Listener) -> None:
@@ -131,8 +132,10 @@ class ServerProcess(BaseProcess):
                 self.do(Order(None, call=partial(self.loops.look_if_left, True)))
             if self.machine.starting:
                 self.signals.restore()
+                self.reserve.keep(False)
                 if self.listeners.all:  # another thread has made one meanwhile
                     self._install_signals(first=True)
+                    self.reserve.keep(self.machine.accepting)
 
     # -- signals ----------------------------------------------------------
 
@@ -147,18 +150,10 @@ class ServerProcess(BaseProcess):
 
     # -- driven -----------------------------------------------------------
 
-    def step(self) -> None:
-        """Do what there is to do; an exception in it must not end a server that could go on."""
-        try:
-            self._step()
-        except Exception as error:
-            self.stumbled(error)
-        else:
-            if not self.machine.waits:
-                self.retries.clear()
+    def after_step(self) -> None:
         self.resume.check()
 
-    def _step(self) -> None:
+    def take_step(self) -> None:
         self.called = False
         self.machine.go_on()
         self.answers.control.step()
@@ -277,6 +272,7 @@ class ServerProcess(BaseProcess):
     def _in_forked_child(self) -> None:
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
+        self.reserve.in_forked_child()
         self.driver.in_forked_child()
         self.files_lock = threading.RLock()
         self.left_orders.clear()

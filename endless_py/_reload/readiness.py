@@ -247,7 +247,7 @@ class Readiness:
         """The successor serves: what it has adopted is its own from now on."""
         process, successor = self._process, self._process.successor
         assert successor is not None
-        process.predecessors.say("superseded")
+        process.predecessors.superseded(1, process.listeners.max_draining())
         missing = []
         for index, listener in enumerate(process.handed):
             listener.migrates_to = index if index in successor.ready else None

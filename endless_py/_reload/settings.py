@@ -11,6 +11,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
+MAX_DRAINING = 8  # generations: each has the program's memory
 NO_LIMIT = 10.0 * 365 * 86400  # seconds that None stands for, which every clock can count with
 
 
@@ -52,6 +53,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "keep_pid": lambda _, value: detect.check(value),
     "tcp_nodelay": _flag,
     "max_handlers": _bound,
+    "max_draining": _bound,
     "reuse_threads": _flag,
     "ready_on_serve": _flag,
     "pid_file": _path,

@@ -96,7 +96,7 @@ class AcceptLoop:
         current, server, listener = process.current, self._server, self._listener
         if listener.unchecked:  # the thread that ran the program's checks has failed
             current.readiness.say([listener])
-        accepts: int = server.fileno() if listener.accepting and self._requests.has_room() else -1
+        accepts: int = server.fileno() if listener.accepting and self._requests.room.any() else -1
         wait, ends = None, None
         if listener.settled != (accepts, current.driver.concern(listener)):
             ends = self._plan(poller, accepts)
@@ -159,7 +159,7 @@ class AcceptLoop:
                 retry = min(retry or handler.retry_at, handler.retry_at)
         poller.watch(watched)
         deadlines = [current.deadline() if leads else None, self._until, retry]
-        if listener.accepting:
+        if listener.accepting or listener.serves_queue:
             deadlines.append(listener.paused_until)
         ends = min((t for t in deadlines if t is not None), default=None)
         settled = ends is None and (current.alone() or not leads)

@@ -123,6 +123,10 @@ class GracefulMixIn:
                         is idle too: set the handler's `timeout` along with it. Each generation
                         counts its own, and connections that migrate to it are served at once,
                         beyond the bound where need be; default None, no bound
+    max_draining        how many older generations may drain at a time; when one more begins, the
+                        oldest is forced to end, as by a second TERM, and says so. What the newest
+                        of them has set counts, of several servers the least; None: no limit;
+                        default 8
     reuse_threads       whether a threading server's thread serves another connection when it has
                         served one, which is faster; what a handler keeps in a threading.local
                         is then still there. A thread ends after 10 seconds without one. A class
@@ -143,6 +147,7 @@ class GracefulMixIn:
     keep_pid: detect.Setting = "auto"
     tcp_nodelay = True
     max_handlers: Optional[int] = None
+    max_draining: Optional[int] = settings.MAX_DRAINING
     reuse_threads = False
     ready_on_serve = True
     pid_file: Union[str, os.PathLike[str], None] = None

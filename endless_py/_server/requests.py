@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import socketserver
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -14,6 +13,7 @@ from endless_py._reload import process
 from endless_py._reload.drain import HandlerCut
 from endless_py._server import forking
 from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
+from endless_py._server.room import Room
 from endless_py._sockets.connection import Connection, say_address
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._support import log
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from endless_py._server.threads import HandlerThreads
 
-_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_NO_ROOM_PAUSE = 0.1  # seconds without accepting when there is no descriptor left
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
 _TURNS_OF_ONE = 16  # after a look for a second connection that found none
 _ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
@@ -52,6 +50,7 @@ class Requests:
                 self._most = _ACCEPTS_PER_TURN
         self._forks = forking.is_forking(server)
         self._threads = isinstance(server, socketserver.ThreadingMixIn) and not self._forks
+        self.room = Room(server, self._forks, self._threads)
         self._process: Callable[[Any, Any, Any], None] = self._process_inline
         if self._forks:
             self._process = forking.fork
@@ -109,31 +108,6 @@ class Requests:
         self._process = reused.process
         return reused
 
-    def has_room(self) -> bool:
-        """Whether one more may be accepted now."""
-        listener = self._listener
-        paused_until = listener.paused_until  # read once: the end of a handler takes it away
-        if paused_until is not None:
-            if time.monotonic() < paused_until:
-                return False
-            listener.paused_until = None
-        if self._forks:
-            most: int = self._server.max_children
-            return len(self._server.active_children or ()) < most
-        return self._has_handler()
-
-    def _has_handler(self) -> bool:
-        """Whether max_handlers allows one more."""
-        most = self._server.max_handlers
-        if most is None or not self._threads:
-            return True
-        listener = self._listener
-        # Set before the look: a handler that ends after it finds it set, and wakes the loop.
-        listener.full = True
-        if len(listener.connections) < most:
-            listener.full = False
-        return not listener.full
-
     def accept(self) -> bool:
         """Take some requests; whether this server accepts."""
         current, server, listener = process.current, self._server, self._listener
@@ -149,12 +123,16 @@ class Requests:
             elif self._turns_of_one:
                 self._turns_of_one -= 1
                 most = 1
+            if current.reserve.asks:
+                if not self.room.leaves_reserve():
+                    return False
+                most = 1
             while self._handle_one():
                 most -= 1
                 if (
                     most <= 0
                     or not listener.accepting
-                    or not (server.max_handlers is None or self._has_handler())
+                    or not (server.max_handlers is None or self.room.has_handler())
                     or current.left_orders
                     or not current.machine.at_peace
                     or listener.shutdown_requested
@@ -171,13 +149,19 @@ class Requests:
     def serve_queue(self) -> None:
         """Serve what clients were already promised a place for, then close the listener.
 
-        Where the handlers are bounded it is called again when one has ended.
+        Where there is no room for them it is called again when a handler has ended.
         """
         listener = self._listener
+        if self.room.is_paused():
+            return
         listener.in_accept = served = True
         try:
-            while self._has_handler():
+            while self.room.has_handler():
+                self.room.found_none = False
                 if not self._handle_one():
+                    if self.room.found_none:
+                        served = False
+                        return
                     with suppress(OSError):
                         self._server.socket.close()
                     return
@@ -271,9 +255,7 @@ class Requests:
         try:
             request, client_address = self._get_request()
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                self._pause(error)
-            elif error.errno == errno.EINVAL:
+            if not self.room.pause(error) and error.errno == errno.EINVAL:
                 self._listen_again()
             return False
         self._handle(Connection(request, client_address))
@@ -328,17 +310,6 @@ class Requests:
                     log.ERROR,
                     f"{listener} was shut down by another process; this one listens on it again",
                 )
-
-    def _pause(self, error: OSError) -> None:
-        """Without a free descriptor the listener stays readable: do not spin on it."""
-        listener, now = self._listener, time.monotonic()
-        listener.paused_until = now + _NO_ROOM_PAUSE
-        if now >= listener.no_room_logged + 1:
-            listener.no_room_logged = now
-            process.current.log(
-                log.ERROR,
-                f"cannot accept on {listener}: {error.strerror}; clients wait until there is room",
-            )
 
 
 def _process_request(server: Any, request: Any, client_address: Any) -> None:

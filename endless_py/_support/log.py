@@ -15,6 +15,8 @@ import stat
 import sys
 import time
 
+from endless_py._support.escape import escaped
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
@@ -24,11 +26,9 @@ INFO = 20
 WARNING = 30
 ERROR = 40
 
+_LONGEST = 262144  # characters of a line
 # A pipe that poll() finds writable takes this much at once; a longer line goes in pieces.
 _PIECE = getattr(select, "PIPE_BUF", 512)
-# What another process has said must not move a terminal's cursor.
-_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-_ESCAPED[ord("\n")] = " "
 
 
 def write(level: int, generation: str, text: str) -> None:
@@ -37,7 +37,7 @@ def write(level: int, generation: str, text: str) -> None:
     level is one of logging's numbers. A program that never imported logging
     cannot have configured it, so that import is not paid for here.
     """
-    text = text.translate(_ESCAPED)
+    text = escaped(text.replace("\n", " "), _LONGEST)
     logging: Any = sys.modules.get("logging")
     if hasattr(logging, "getLogger"):  # else another thread is just importing it
         logger = logging.getLogger("endless_py")

@@ -187,7 +187,7 @@ def test_new_code_that_serves_one_of_two_finishes_its_requests_when_it_is_given_
         found = program.wait(r"\[(\d+)\] generation 1: serves tcp .*:(\d+);")
         new, port = int(found[1]), int(found[2])
         deadline = Deadline(TIMEOUT)
-        while all(server["accepting"] for server in state_of(pid, deadline)["servers"]):
+        while all(server["accepting"] for server in state_of(pid, deadline)[0]["servers"]):
             deadline.pause()
         client = connect(port)
         client.request("GET", "/slow")
