@@ -40,10 +40,13 @@ class Child:
         self._interval = _REAP_FIRST
 
     def let_go(self) -> None:
-        """It is not for this process to know how it ends."""
-        if self._report >= 0:
-            os.close(self._report)
-            self._report = -1
+        """It is not for this process to know how it ends.
+
+        At the process's end another thread may be about to reap it: only one closes the number.
+        """
+        report, self._report = self._report, -1
+        if report >= 0:
+            os.close(report)
 
     def watched(self) -> int:
         """Return the descriptor that tells when it can `begin()`; -1 when it has."""

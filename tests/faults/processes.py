@@ -84,7 +84,9 @@ def descriptors(pid: int) -> list[str]:
     found = []
     for entry in os.scandir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
-            found.append(os.readlink(entry.path).partition(":")[0])
+            name = os.readlink(entry.path).partition(":")[0]
+            # A pid file that was linked under its name is known to the kernel by its former one.
+            found.append(re.sub(r"/\.pid\.[^/]* \(deleted\)$", "/pid", name))
     return sorted(found)
 
 

@@ -189,7 +189,10 @@ class Trial:
 
     def _nothing_left(self, program: Program, pid: int, normal: list[str]) -> None:
         program.wait_alone(pid)
-        wait_until(lambda: not surplus(pid, normal), f"no more descriptors than {normal}", 10)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not surplus(pid, normal), "only the usual descriptors", 10)
+        more = dict(surplus(pid, normal))
+        assert not more, f"descriptors: {more} more than {normal}"
         names = {entry.name for entry in self.folder.iterdir()}
         left = names - {"settings", "orders", "log", "pid", "socket"}
         assert not left, f"left behind: {left}"
