@@ -47,7 +47,7 @@ def ready() -> None:
     calls it is killed after `ready_timeout`. Runs what `check()` has collected and raises
     what that raises. Safe in any thread.
     """
-    process.current.ready()
+    process.current.loops.ready()
 
 
 def generation() -> int:
@@ -107,7 +107,7 @@ def _signal_hook(number: int, hooks: dict[int, list[Hook]]) -> Callable[[_Hook],
     number = _check_signal(number)
 
     def add(hook: _Hook) -> _Hook:
-        hooks[number].append(hook)
+        hooks.setdefault(number, []).append(hook)
         process.current.signals.hook(number)
         return hook
 
@@ -251,8 +251,7 @@ def passed_file(name: str) -> Optional[int]:
     It is a new one each time, the caller's own, and not inherited by child processes. The file
     goes on to further generations unless `pass_file(name, None)` says otherwise.
     """
-    descriptor = process.current.files.get(name)
-    return None if descriptor is None else os.dup(descriptor)
+    return process.current.passed_file(name)
 
 
 def before_reload(hook: _Hook) -> _Hook:

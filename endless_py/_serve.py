@@ -49,13 +49,13 @@ def _handler(options: argparse.Namespace) -> Any:
         protocol_version = options.protocol
         default_content_type = options.content_type or "application/octet-stream"
 
-        def send_response(self, code: int, message: Optional[str] = None) -> None:
-            super().send_response(code, message)
+        def send_response(self, code: int, *arguments: Any, **keywords: Any) -> None:
+            super().send_response(code, *arguments, **keywords)
             for name, value in options.header if code == 200 else ():
                 self.send_header(name, value)
 
-        def guess_type(self, path: Any) -> str:
-            found: str = super().guess_type(path)
+        def guess_type(self, path: Any, *arguments: Any, **keywords: Any) -> str:
+            found: str = super().guess_type(path, *arguments, **keywords)
             if found == "application/octet-stream" and not mimetypes.guess_type(path)[0]:
                 return self.default_content_type  # which the standard class knows from 3.15 on
             return found

@@ -73,7 +73,7 @@ def test_the_wheel_says_what_it_is_for(source):
     assert told.get_all("License-File") == ["LICENSE"]
     assert told["Keywords"]
     kinds = told.get_all("Classifier")
-    for minor in range(9, 15):
+    for minor in range(9, 16):
         assert f"Programming Language :: Python :: 3.{minor}" in kinds
     assert not [kind for kind in kinds if kind.startswith("License ::")]
     bench = [need for need in told.get_all("Requires-Dist") if need.endswith('extra == "bench"')]

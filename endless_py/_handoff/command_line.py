@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from typing import Optional
 
 
+# What multiprocessing starts its workers and their server with, to be followed by pipes of its own.
+_WORKERS = ("from multiprocessing.spawn import", "from multiprocessing.forkserver import")
+
+
 class CommandLine:
     """What to start: `executable` with `arguments` (its own name first) in `directory`."""
 
@@ -25,6 +29,11 @@ class CommandLine:
         """
         if not self.arguments:
             raise OSError("the command line of this process is not known on this platform")
+        if any(words in word for word in self.arguments for words in _WORKERS):
+            raise OSError(
+                "it is a worker of multiprocessing's, which only the process that has made it can "
+                "start anew: reload that one"
+            )
         directory = self.directory if os.path.isdir(self.directory) else "/"
         if self.directory:
             environment["PWD"] = directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 
 from endless_py._handoff.child import Children
@@ -80,6 +81,8 @@ class BaseProcess:
         self.called = False  # by a command that got no answer at once
         self.released = False  # drained, and the program's hooks for that have run
         self.files: dict[str, int] = {}  # what else every generation is handed, by name
+        # Held by who changes them, and by who uses a descriptor that another thread might close.
+        self.files_lock = threading.RLock()
 
     @property
     def living_successor(self) -> Optional[Successor]:
@@ -126,6 +129,11 @@ class BaseProcess:
         """Leave an order for the next step, which the caller sees to."""
         self.left_orders.append(order)
         self.driver.posted = True
+
+    def do(self, order: Order) -> None:
+        """Carry out an order in this thread, unless another one just drives."""
+        self.leave(order)
+        self.driver.advance()
 
     def fire(self, event: Event, *what: Any) -> None:
         """Tell the machine; only by whoever drives. What an action raises is tried again."""
@@ -206,10 +214,17 @@ class BaseProcess:
     def pass_file(self, name: str, descriptor: Optional[int]) -> None:
         """Keep a duplicate of this descriptor for the generations to come; None: no longer."""
         new = {} if descriptor is None else {name: os.dup(descriptor)}
-        old = self.files.get(name)
-        self.files = {**{k: v for k, v in self.files.items() if k != name}, **new}
-        if old is not None:
-            os.close(old)
+        with self.files_lock:
+            old = self.files.get(name)
+            self.files = {**{k: v for k, v in self.files.items() if k != name}, **new}
+            if old is not None:
+                os.close(old)
+
+    def passed_file(self, name: str) -> Optional[int]:
+        """Return a duplicate of what is kept under this name, the caller's own."""
+        with self.files_lock:
+            descriptor = self.files.get(name)
+            return None if descriptor is None else os.dup(descriptor)
 
     def drained(self) -> None:
         """The program's own servers have drained."""

@@ -174,7 +174,8 @@ class Bridge:
         )
         handed = [listener for listener, _, _ in process.listeners.bound()]
         try:
-            successor = Successor(told, self._spawn.sockets(), process.files)
+            with process.files_lock:
+                successor = Successor(told, self._spawn.sockets(), process.files)
             process.log(
                 log.INFO,
                 f"hands back to pid {pid}, which starts the program anew; "

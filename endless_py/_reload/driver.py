@@ -14,7 +14,7 @@ the thread that drives after the step, when it holds nothing. As long as a job r
 counts as busy, and another one drives; a hook may so call anything public, and wait for what the
 process does meanwhile.
 
-Nothing that a program calls waits for `_driving`, which is held by the thread that takes a step.
+Nothing that a program calls waits for `stepping`, which is held by the thread that takes a step.
 `_lock` is held for the few lines that change what the threads know of each other. A signal handler
 takes neither; it takes `_helper_lock`, without waiting.
 """
@@ -71,7 +71,7 @@ class Driver:
         self._forget()
 
     def _forget(self) -> None:
-        self._driving = threading.Lock()
+        self.stepping = threading.Lock()
         self._lock = threading.Lock()
         self._free: frozenset[Listener] = frozenset()
         self._leader: Optional[Listener] = None
@@ -92,13 +92,13 @@ class Driver:
         listener is that of the serving loop that calls, if one does.
         """
         while True:
-            if self._driving.acquire(blocking=False):
+            if self.stepping.acquire(blocking=False):
                 try:
                     self.posted = False
                     self._driven.step()
                 finally:
                     self.changes = object()
-                    self._driving.release()
+                    self.stepping.release()
                 if not self._waits_next(listener):
                     # What whoever waits has planned may not be right any more.
                     self._wake_free()
@@ -132,6 +132,9 @@ class Driver:
         runs = _thread.allocate_lock()
         runs.acquire()
         with self._lock:
+            if time.monotonic() < self._jobs_at:
+                return  # another thread has begun to run them
+            self._jobs_at = time.monotonic() + _JOB_ALONE
             self._running = (*self._running, runs)
         if listener is not None:
             self.busy(listener)
@@ -304,11 +307,6 @@ class Driver:
         poller.watch(self._driven.watched())
         deadline = self._driven.deadline()
         poller.wait(None if deadline is None else deadline - time.monotonic())
-
-    def finish_step(self) -> None:
-        """Wait for the end of a step that another thread is in the middle of."""
-        with self._driving:
-            pass
 
     def in_forked_child(self) -> None:
         """Locks may be held and threads are gone."""

@@ -144,7 +144,8 @@ class Exit:
         process, driver = self._process, self._process.driver
         driver.exiting = True
         driver.end_helper()
-        driver.finish_step()  # another server's thread may be in the middle of one
+        with driver.stepping:  # another server's thread may be in the middle of a step
+            pass
         if not driver.wait_for_jobs():
             process.log(
                 log.ERROR, "a hook that still runs does not end; the process ends without it"
@@ -156,16 +157,18 @@ class Exit:
             # Another thread may have been faster, and be in the middle of the step: what it
             # decides counts for what follows here.
             driver.end_helper()
-            driver.finish_step()
+            with driver.stepping:
+                pass
             driver.advance()
 
     def wait_for_others(self) -> None:
         """The interpreter ends: wait for the bridge to hand back or, after a stop, to end."""
         process = self._process
-        if self._reexec.due and not self._stop.ordered:
-            process.fire(Event.KEPT_PID_EXITS)
-        elif self._reexec.due or (self._stop.ordered and process.children.orphans):
-            process.fire(Event.STOPPED_PID_EXITS)
+        with process.driver.stepping:  # threads of servers may still drive
+            if self._reexec.due and not self._stop.ordered:
+                process.fire(Event.KEPT_PID_EXITS)
+            elif self._reexec.due or (self._stop.ordered and process.children.orphans):
+                process.fire(Event.STOPPED_PID_EXITS)
         if process.machine.reexecs or process.machine.leaves:
             self.watch.end()  # the program has ended, and is not to be hurried any more
             process.driver.drive_until(self._others_done)
@@ -175,12 +178,14 @@ class Exit:
         lives = process.living_successor is not None
         if process.machine.leaves:
             if not lives and not len(process.children):
-                process.fire(Event.ALONE)
+                with process.driver.stepping:
+                    process.fire(Event.ALONE)
         elif not lives or self._reexec.handed_back:
             block(process.signals.roles)
             process.driver.advance()
             if process.machine.reexecs:
-                process.fire(Event.HANDED_BACK)
+                with process.driver.stepping:
+                    process.fire(Event.HANDED_BACK)
             else:  # a stop came just before they were blocked
                 unblock(process.signals.roles)
         return not (process.machine.reexecs or process.machine.leaves)

@@ -22,12 +22,11 @@ class Forks:
         self._signals = signals
         self._lock = lock
         self._in_child = in_child
-        self._watches = False
+        self._unwatched = threading.Lock()  # taken once, for good, by who begins to watch
 
     def watch(self) -> None:
         """Watch from now on; each fork pays for the look."""
-        if not self._watches and hasattr(os, "register_at_fork"):
-            self._watches = True
+        if hasattr(os, "register_at_fork") and self._unwatched.acquire(blocking=False):
             os.register_at_fork(
                 before=self._before,
                 after_in_parent=self._after,

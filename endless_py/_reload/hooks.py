@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 
 from endless_py._support import log
 
@@ -28,9 +27,9 @@ class Hooks:
         self._say = say
         self.before_reload: list[Hook] = []
         self.checks: list[Hook] = []
-        self.steps: defaultdict[str, list[Hook]] = defaultdict(list)
-        self.before_signal: defaultdict[int, list[Hook]] = defaultdict(list)
-        self.after_signal: defaultdict[int, list[Hook]] = defaultdict(list)
+        self.steps: dict[str, list[Hook]] = {READY: [], DRAINING: [], DRAINED: []}
+        self.before_signal: dict[int, list[Hook]] = {}
+        self.after_signal: dict[int, list[Hook]] = {}
         self._lock = threading.Lock()
         self._checking = False
 
@@ -53,7 +52,7 @@ class Hooks:
 
     def run_step(self, name: str) -> None:
         """Call what waits for this step of the process."""
-        self.run(self.steps[name], f"{name} hook")
+        self.run(self.steps.get(name, []), f"{name} hook")
 
     def run(self, hooks: list[Hook], kind: str) -> None:
         """Call these; one that raises is logged, and keeps nothing from happening."""

@@ -35,6 +35,8 @@ class Inherit:
     def begin(self) -> bool:
         """Be the successor of whoever started this process for that; whether there is one."""
         process = self._process
+        if os.environ.get(greeting.VARIABLE) is None or platform.is_subinterpreter():
+            return False  # it is for the main interpreter
         variable = os.environ.pop(greeting.VARIABLE, None)
         if variable is None:
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import os
 import socket
+import threading
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -69,7 +70,7 @@ LISTENER_TABLE: dict[str, dict[ListenerState, ListenerState]] = {
 class Listener:
     """One server's share in a reload.
 
-    Written by whoever drives the process: the state, and what follows from it. Written by the
+    The state, and what follows from it, is changed under a lock. Written by the
     server's own loop: `in_accept`, which is set before `accepting` is read; whoever changes
     `accepting` looks at `in_accept` after that.
     """
@@ -104,6 +105,7 @@ class Listener:
         self.paused_until: Optional[float] = None
         self.full = False  # as many handlers as there may be; the end of one wakes the loop
         self.no_room_logged = float("-inf")
+        self._lock = threading.Lock()  # of the state: its loop moves it as well as who drives
         self._set(ListenerState.SERVING)
 
     # -- the state --------------------------------------------------------
@@ -117,15 +119,22 @@ class Listener:
 
     def hold(self) -> None:
         """Accept nothing before the program has said ready."""
-        self._set(ListenerState.BOUND)
+        with self._lock:
+            self._set(ListenerState.BOUND)
 
     def move(self, event: str) -> bool:
         """Go where an event of the table leads; whether that is another state."""
-        after = LISTENER_TABLE[event].get(self.state)
-        if after is None:
-            return False
-        self._set(after)
-        return True
+        with self._lock:
+            after = LISTENER_TABLE[event].get(self.state)
+            if after is None:
+                return False
+            self._set(after)
+            return True
+
+    def in_forked_child(self) -> None:
+        """Another thread, which is not here, may have held its lock."""
+        self.in_child = True
+        self._lock = threading.Lock()
 
     def give_up(self) -> None:
         """Nobody will accept on it again: its queue is served, and it is closed."""

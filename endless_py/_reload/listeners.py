@@ -55,6 +55,10 @@ class Listeners:
     def any_ready(self) -> bool:
         return any(listener.ready for listener in self.all)
 
+    def any_entered(self) -> bool:
+        """Whether one is served, or is just about to be."""
+        return any(listener.entered or listener.ready for listener in self.all)
+
     # -- settings ---------------------------------------------------------
 
     def ready_timeout(self) -> float:
@@ -200,7 +204,7 @@ class Listeners:
     def in_forked_child(self, served: Optional[Listener]) -> None:
         """In a forked child, which may be the process of a handler of `served`."""
         for other in self.all:
-            other.in_child = True
+            other.in_forked_child()
             if other.drain_signal is not None:
                 other.drain_signal.in_forked_child()
             if other.poller is not None:

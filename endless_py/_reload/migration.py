@@ -111,9 +111,8 @@ class Migration:
         count = len(self)
         self._left.update((number, sent) for number, (_, sent) in self._under_way.items())
         self._under_way.clear()
-        for _, connection in self._waiting:
-            connection.socket.close()
-        self._waiting.clear()
+        while self._waiting:  # a handler may add one meanwhile, which is not forgotten
+            self._waiting.popleft()[1].socket.close()
         return count
 
     def at_exit(self) -> None:

@@ -85,15 +85,15 @@ class Orders:
 
     def _take(self, order: Order) -> None:
         hooks = self._process.hooks
-        if order.number and not order.hooked and hooks.before_signal[order.number]:
+        if order.number and not order.hooked and hooks.before_signal.get(order.number):
             self._process.driver.later(partial(self._run_hooks_before, order))
             return
         if order.call is not None:
             order.call()
         elif order.event is not None:
             self._carry_out(order)
-        if order.number and hooks.after_signal[order.number]:
-            after = hooks.after_signal[order.number]
+        after = hooks.after_signal.get(order.number)
+        if order.number and after:
             kind = f"after_signal({order.name}) hook"
             self._process.driver.later(partial(hooks.run, after, kind))
 

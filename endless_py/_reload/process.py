@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
+from functools import partial
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.answers import Answers
@@ -20,6 +22,7 @@ from endless_py._reload.forks import Forks
 from endless_py._reload.hear import HearPredecessors, HearSuccessor
 from endless_py._reload.inherit import Inherit
 from endless_py._reload.listener import Listener
+from endless_py._reload.loops import Loops
 from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
 from endless_py._reload.orders import Orders
@@ -31,7 +34,6 @@ from endless_py._reload.signals import RELOAD
 from endless_py._reload.spawn import Spawn
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
-from endless_py._sockets.connection import DrainSignal
 from endless_py._sockets.poller import READ, WRITE
 from endless_py._supervisor.terminal import Terminal
 from endless_py._support import log, platform
@@ -86,6 +88,7 @@ class ServerProcess(BaseProcess):
         self.forks = Forks(self.signals, self.spawn.fork_lock, self._in_forked_child)
         atexit.register(self._at_exit)
         self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
+        self.loops = Loops(self, self.readiness, self.dry_start, self._install_signals)
         if self.inherit.begin():
             self.forks.watch()
             self.answers.control.kept = self.inherit.control
@@ -126,70 +129,18 @@ class ServerProcess(BaseProcess):
         listener.close()
         if not self.listeners.all and self.serving_process():
             if self.machine.at_peace:
-                self._do(Order(Event.LEFT))
+                self.do(Order(None, call=partial(self.loops.look_if_left, True)))
             if self.machine.starting:
                 self.signals.restore()
                 self.reserve.keep(False)
-
-    def enter(self, listener: Listener) -> None:
-        """A server's loop begins: say ready, and let the loop drive this object."""
-        platform.require()
-        self.dry_start.end_here()
-        self._install_signals()
-        if listener.drain_signal is None:
-            listener.drain_signal = DrainSignal()
-        first = not listener.entered
-        says = self.readiness.said_by_loop(listener)
-        if first and not says:
-            listener.hold()
-        listener.entered = True  # from here on ready() in another thread may speak for it
-        self._begin()
-        if not self.machine.accepting:
-            listener.move("drain")
-        if first and says:
-            self.readiness.say([listener])
-        self.driver.free(listener)
-
-    def ready(self) -> None:
-        """Say ready for every server whose loop does not say it."""
-        platform.require()
-        self._install_signals()
-        self._begin()
-        self.readiness.call()
-        self.driver.wake()
-
-    def left(self, listener: Listener, finished: bool) -> None:
-        """A server's loop ends; finished says that it will not be entered again at once."""
-        if finished:
-            listener.entered = listener.ready = False
-        self.driver.busy(listener)
-        if self.machine.at_peace and not self.listeners.any_ready() and not self.pending():
-            self._do(Order(Event.LEFT))
-
-    def _begin(self) -> None:
-        """The first server begins: from now on this process can be reloaded."""
-        parent = self.predecessors.living_parent()
-        if parent and parent.ancestor and not self.listeners.any_ready():
-            self.driver.advance()  # hear of its end
-            if self.predecessors.living_parent() is None:
-                self.log(
-                    log.ERROR,
-                    f"{parent} ended before this one was ready, and the one "
-                    "before it serves again; this process ends",
-                )
-                raise SystemExit(1)
-        if self.machine.starting:
-            self._do(Order(Event.SERVES))
-
-    def _do(self, order: Order) -> None:
-        """Carry out an order in this thread, unless another one just drives."""
-        self.leave(order)
-        self.driver.advance()
+                if self.listeners.all:  # another thread has made one meanwhile
+                    self._install_signals(first=True)
+                    self.reserve.keep(self.machine.accepting)
 
     # -- signals ----------------------------------------------------------
 
     def _install_signals(self, first: bool = False) -> None:
-        if not platform.missing():
+        if not (platform.missing() or platform.is_subinterpreter()):
             self.signals.install(first)
             if self.orders.terminal is None:
                 self.orders.terminal = Terminal()
@@ -315,13 +266,15 @@ class ServerProcess(BaseProcess):
             block(self.signals.ours(RELOAD))
             self.orders.note_overdue(last=True)
             self.driver.advance()
-        self.fire(Event.EXITING)
+        with self.driver.stepping:
+            self.fire(Event.EXITING)
 
     def _in_forked_child(self) -> None:
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
         self.reserve.in_forked_child()
         self.driver.in_forked_child()
+        self.files_lock = threading.RLock()
         self.left_orders.clear()
         self.answers.control.close()
         if not self.machine.at_peace:

@@ -103,20 +103,22 @@ class Readiness:
         A program's tests serve hundreds in threads, which nobody reloads: they get one line.
         """
         process, main = self._process, threading.main_thread().ident
-        in_main = [s for s in process.listeners.all if s.loop_thread == main]
-        if self._main is None and in_main:
-            self._main = weakref.ref(in_main[0])
-        served = self._main is not None and self._main() in in_main
-        aloud = served or process.generation or self._called or not listener.own_loop
-        known = [listener] if aloud or not self._announced else []
-        if served:  # what was kept quiet until now
-            known += [s for s in process.listeners.all if s.ready and s in self._quiet]
-            self._quiet = weakref.WeakSet()
-        elif not known:
-            self._quiet.add(listener)
+        with self._lock:  # another server's thread may say the same just now
+            in_main = [s for s in process.listeners.all if s.loop_thread == main]
+            if self._main is None and in_main:
+                self._main = weakref.ref(in_main[0])
+            served = self._main is not None and self._main() in in_main
+            aloud = served or process.generation or self._called or not listener.own_loop
+            known = [listener] if aloud or not self._announced else []
+            if served:  # what was kept quiet until now
+                known += [s for s in process.listeners.all if s.ready and s in self._quiet]
+                self._quiet = weakref.WeakSet()
+            elif not known:
+                self._quiet.add(listener)
+            self._announced = self._announced or bool(known)
+        if not known:
             process.log(log.DEBUG, f"serves {listener}{how}")
         for each in known:
-            self._announced = True
             process.log(log.INFO, f"serves {each}{how}")
 
     def _complete(self) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
@@ -29,6 +30,29 @@ _ROLES = {"SIGHUP": RELOAD, "SIGTERM": STOP, "SIGINT": STOP, "SIGUSR2": FORCE}
 # It does nothing to a process that has no use for it. Here it wakes one whose only loop is
 # busy, so that it looks who asks for what, and ends a handler that outlasts the force stop.
 CALL = "SIGURG"
+
+
+class _Late:
+    """A signal whose number was read before its handler has run.
+
+    Whoever takes the token acts on the signal: the handler, or a loop in its place.
+    """
+
+    def __init__(self, due: float) -> None:
+        self.due = due  # the moment (time.monotonic) at which the handler is overdue
+        self._token = [None]
+
+    @property
+    def taken(self) -> bool:
+        return not self._token
+
+    def take(self) -> bool:
+        """Whether it is the caller's; one alone gets it, in whatever thread."""
+        try:
+            self._token.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class Signals:
@@ -55,8 +79,7 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._pipe: Optional[SelfPipe] = None
         self._ran: set[int] = set()  # its handler ran, its number was not read yet
-        self._late: dict[int, float] = {}  # its number was read; when the handler is overdue
-        self._taken: set[int] = set()  # taken in the handler's place
+        self._late: dict[int, _Late] = {}  # its number was read; the handler may be overdue
         self.for_main: set[int] = set()  # only the handler may take these, however late it runs
         self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
         self._asked = False  # the main thread, to install them for a server of another one
@@ -64,7 +87,8 @@ class Signals:
         main = threading.current_thread() is threading.main_thread()
         if self._call and main and signal.getsignal(self._call) is signal.SIG_DFL:
             # It does nothing by default, and can wake a main thread that waits for another one.
-            signal.signal(self._call, self._run)
+            with suppress(ValueError):  # in a sub-interpreter, where no server can be made
+                signal.signal(self._call, self._run)
 
     def first(self, role: str) -> str:
         """Return the name of a signal with this role, without SIG; "" when there is none."""
@@ -185,10 +209,14 @@ class Signals:
         if self._asked and number == self._call:
             self._asked = False
             self.install()
-        if number in self._taken - self.for_main:
-            self._taken.discard(number)
-            return
+        # Before the look: who reads the number after that sees that the handler has run.
         self._ran.add(number)
+        late = self._late.get(number)
+        if late is not None and not late.take() and number not in self.for_main:
+            self._ran.discard(number)
+            if self._late.get(number) is late:
+                self._late.pop(number, None)
+            return  # a loop has acted on it
         self._handler(number, frame)
 
     def fileno(self) -> int:
@@ -197,7 +225,7 @@ class Signals:
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `overdue()` may have something."""
-        return min(self._late.values(), default=None)
+        return min((late.due for late in list(self._late.values()) if not late.taken), default=None)
 
     def overdue(self, last: bool = False) -> list[int]:
         """Return the signals whose handler has not run in time. One thread at a time calls it.
@@ -207,22 +235,23 @@ class Signals:
         now = time.monotonic()
         if self._pipe is not None:
             for number in set(self._pipe.clear()) & self._previous.keys() - self.for_main:
+                before = self._late.get(number)
                 if number in self._ran:
                     self._ran.discard(number)
-                else:
-                    self._late.setdefault(number, now + _HANDLER_TIME)
+                elif before is None or before.taken:
+                    self._late[number] = _Late(now + _HANDLER_TIME)
         found = []
-        for number, due in list(self._late.items()):
+        for number, late in list(self._late.items()):
+            if late.taken:
+                continue  # the handler that is still to run takes it away
             if number not in self._ran:
-                if now < due and not last:
+                if now < late.due and not last:
                     continue
-                self._taken.add(number)
-                if number not in self._ran:
+                if late.take():
                     found.append(number)
-                else:  # it ran between the two lines above
-                    self._taken.discard(number)
+                    continue
             self._ran.discard(number)
-            del self._late[number]
+            self._late.pop(number, None)
         return found
 
     def restore(self) -> None:
@@ -257,7 +286,7 @@ class Signals:
         inherited by a program that it starts.
         """
         self._handler = self._end_handler
-        self._taken.clear()
+        self._late.clear()
         self._close_pipe()
 
     def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:

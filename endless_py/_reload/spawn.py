@@ -135,9 +135,10 @@ class Spawn:
             ancestor = bool(process.predecessors.living)
             told = self.greeting(number, bridge, bridge and not process.bridge, ancestor)
             capture = self._report.capture()
-            files = {**process.files, **({} if capture is None else capture.files)}
             handed = [listener for listener, _, _ in process.listeners.bound()]
-            successor = Successor(told, self.sockets(), files)
+            with process.files_lock:
+                files = {**process.files, **({} if capture is None else capture.files)}
+                successor = Successor(told, self.sockets(), files)
             hold = {n for n, role in process.signals.roles.items() if role == RELOAD}
             stderr = None if capture is None else capture.writer
             with self.fork_lock:

@@ -7,6 +7,7 @@ first from its start, a successor from when the incumbent says so or has ended.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import MutableMapping
 
@@ -42,6 +43,7 @@ class Supervisor:
         self.pid_file: Optional[PidFile] = None
         self.ours: set[int] = set()  # pids of other generations that the pid file may have
         self._claimed = False  # the pid file is written
+        self._lock = threading.Lock()  # for what any thread may do with the pid file
         self._told = False
         self._write_at: Optional[float] = None
         self._ping_at: Optional[float] = None
@@ -63,7 +65,9 @@ class Supervisor:
     def know(self, server: Any) -> None:
         """Take a new server's pid_file; raises PidFileError when it could not be written."""
         path = getattr(server, "pid_file", None) or self._default_pid_file
-        if path is not None:
+        if path is None:
+            return
+        with self._lock:  # another thread may make a server with the same one
             pid_file = PidFile(path, self._process.files.get(_HELD))
             if self.pid_file is not None and self.pid_file.path != pid_file.path:
                 raise PidFileError(f"{pid_file.path}: this process has {self.pid_file.path}")
@@ -89,23 +93,25 @@ class Supervisor:
     def claim_pid_file(self) -> None:
         """Write it once all servers are ready; in any thread. Raises PidFileError."""
         ready = all(listener.ready for listener in self._process.listeners.all)
-        if ready and self.in_charge and not self._claimed and self.pid_file is not None:
-            self._claimed = True
-            self._write_now(self.pid_file, os.getpid())
+        with self._lock:  # who says ready as well goes on when it is written
+            if ready and self.in_charge and not self._claimed and self.pid_file is not None:
+                self._claimed = True
+                self._write_now(self.pid_file, os.getpid())
 
     def _hand_on(self) -> None:
         """Every generation is handed the open file: it has the file's lock by that, and may not be
         able to open it itself. Called whenever this process has another one, or none.
         """
-        files = self._process.files
-        held = self.pid_file.held if self.pid_file is not None else None
-        former = files.get(_HELD)
-        if former == held:
-            return
-        rest = {name: number for name, number in files.items() if name != _HELD}
-        self._process.files = rest if held is None else {**rest, _HELD: held}
-        if former is not None and (self.pid_file is None or former != self.pid_file.lost):
-            os.close(former)
+        with self._process.files_lock:
+            files = self._process.files
+            held = self.pid_file.held if self.pid_file is not None else None
+            former = files.get(_HELD)
+            if former == held:
+                return
+            rest = {name: number for name, number in files.items() if name != _HELD}
+            self._process.files = rest if held is None else {**rest, _HELD: held}
+            if former is not None and (self.pid_file is None or former != self.pid_file.lost):
+                os.close(former)
 
     def serves(self) -> bool:
         """Say so once all servers do; whether it was said now."""
@@ -237,6 +243,7 @@ class Supervisor:
     def in_forked_child(self) -> None:
         """A forked child speaks to nobody and owns nothing."""
         self.in_charge = False
+        self._lock = threading.Lock()
         # Kept open here, it would be locked for as long as the child lives.
         self.pid_file = None
         self._hand_on()

@@ -61,7 +61,7 @@ class AcceptLoop:
         finished = True
         self._requests.begin()
         try:
-            current.enter(listener)
+            current.loops.enter(listener)
             while not listener.shutdown_requested or self._once:
                 if current.released:
                     return False
@@ -73,7 +73,7 @@ class AcceptLoop:
                     return False
             return False
         finally:
-            current.left(listener, finished)
+            current.loops.left(listener, finished)
             listener.loop_thread = None
             self._requests.end()
 

@@ -37,6 +37,7 @@ _OF_A_REQUEST = {
     "_headers_buffer",
     "_request_length",
 }
+_MADE_WHEN_ASKED_FOR = {"_headers_buffer", "_default_response_headers"}
 _STANDARD = {"socketserver", "http.server", "wsgiref.simple_server", "xmlrpc.server"}
 # A head that says what becomes of the connection, or is an interim one: 100 Continue.
 _SAID = re.compile(rb"connection:|HTTP/[^ ]+ 1[0-9][0-9] ", re.I)
@@ -90,8 +91,8 @@ class Hooks:
         self._attributes.pop(boundary.NAME, None)
         self.place.is_stateless = None
 
-    def setup(self: Any) -> None:
-        self.theirs("setup")
+    def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
+        self.theirs("setup", *arguments, **keywords)
         restore = boundary.own(self.handler, "restore_state")
         if restore is not None and self.place.arrived_with is not None:
             restore(self.place.arrived_with)
@@ -110,11 +111,12 @@ class HTTPHooks(Hooks):
         place.is_stateless = self.is_stateless
         place.reads_ahead = place.arrived_with is None
         if hasattr(type(handler), "__getattr__"):
-            # It may answer to every name, so that http.server's hasattr() makes no buffer.
-            self._attributes.setdefault("_headers_buffer", [])
+            # It may answer to every name, so that http.server's hasattr() makes no list.
+            for name in _MADE_WHEN_ASKED_FOR & _of_a_request(handler.__class__):
+                self._attributes.setdefault(name, [])
 
-    def setup(self: Any) -> None:
-        super().setup()
+    def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
+        super().setup(*arguments, **keywords)
         if self._attributes.keys() <= _KNOWN:  # the usual case, and a quick look
             return
         self._assigned = {
@@ -123,7 +125,7 @@ class HTTPHooks(Hooks):
             if name not in _OF_A_CONNECTION and not self._is_ours(name, value)
         }
 
-    def handle_one_request(self: Any) -> None:
+    def handle_one_request(self: Any, *arguments: Any, **keywords: Any) -> None:
         self._ends = False
         try:
             if not self.place.wait(self.handler):
@@ -131,9 +133,9 @@ class HTTPHooks(Hooks):
                 return
         except OSError as error:  # for the handler, where it reads
             with boundary.reading_raises(self.handler, error):
-                self.theirs("handle_one_request")
+                self.theirs("handle_one_request", *arguments, **keywords)
         else:
-            self.theirs("handle_one_request")
+            self.theirs("handle_one_request", *arguments, **keywords)
         if self._ends:
             self.handler.close_connection = True
 
@@ -153,9 +155,11 @@ class HTTPHooks(Hooks):
             return False
         if handler.client_address != self.place.client_address:
             return False
+        of_a_request: frozenset[str] = _of_a_request(cls)
         return all(
             name in _OF_A_CONNECTION
             or name in _OF_A_REQUEST
+            or (name in of_a_request and name not in self._assigned)
             or self._is_ours(name, value)
             or self._is_as_before(name, value)
             for name, value in list(self._attributes.items())
@@ -176,13 +180,15 @@ class HTTPHooks(Hooks):
 
     # -- where the request ends -------------------------------------------
 
-    def parse_request(self: Any) -> bool:
+    def parse_request(self: Any, *arguments: Any, **keywords: Any) -> bool:
         """As the class's; where it is not clear where a request ends, its connection does.
 
         The answer is the class's all the same.
         """
         handler = self.handler
-        parse: Callable[[], bool] = functools.partial(self.theirs, "parse_request")
+        parse: Callable[[], bool] = functools.partial(
+            self.theirs, "parse_request", *arguments, **keywords
+        )
         strict = boundary.own(handler, "_checks_framing", False)
         if handler.protocol_version < "HTTP/1.1" or strict:
             return parse()
@@ -208,14 +214,14 @@ class HTTPHooks(Hooks):
 
     # -- what the client is told ------------------------------------------
 
-    def end_headers(self: Any) -> None:
+    def end_headers(self: Any, *arguments: Any, **keywords: Any) -> None:
         place = self.place
         if self._ends or place.draining():
             lines = boundary.own(self.handler, "_headers_buffer") or ()
             said = any(_SAID.match(line) for line in lines)
             if not said and (self._ends or not place.can_migrate(self.handler)):
                 self.handler.send_header("Connection", "close")
-        self.theirs("end_headers")
+        self.theirs("end_headers", *arguments, **keywords)
 
 
 # -- what a handler keeps -----------------------------------------------------
@@ -285,6 +291,18 @@ def _is_standard(handler: Any, name: str) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=256)
+def _of_a_request(handler: type) -> frozenset[str]:
+    """Return what the standard classes assign to a handler of this class for each request.
+
+    From Python 3.13 on a class knows what its methods assign, so that nothing that a later version
+    adds is taken for something that the program's handler has learnt.
+    """
+    standard = [cls for cls in handler.__mro__ if cls.__module__ in _STANDARD]
+    known = (vars(cls).get("__static_attributes__", ()) for cls in standard)
+    return frozenset(_OF_A_REQUEST.union(*known))
+
+
 # -- wherever a handler is made -----------------------------------------------
 
 _init = socketserver.BaseRequestHandler.__init__
@@ -304,13 +322,15 @@ def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
 
 
 @functools.wraps(_init)
-def _init_with_hooks(self: Any, request: Any, client_address: Any, server: Any) -> None:
+def _init_with_hooks(
+    self: Any, request: Any, client_address: Any, server: Any, *arguments: Any, **keywords: Any
+) -> None:
     hooks = _hooks(self, request, server)
     if hooks is None:
-        _init(self, request, client_address, server)
+        _init(self, request, client_address, server, *arguments, **keywords)
         return
     try:
-        _init(self, request, client_address, server)
+        _init(self, request, client_address, server, *arguments, **keywords)
     finally:
         hooks.remove()
 

@@ -215,17 +215,19 @@ class GracefulMixIn:
         if value:
             self._listener.wake()
 
-    def shutdown(self) -> None:
+    # Each passes on what it is called with: a later Python's method may take more.
+
+    def shutdown(self, *arguments: Any, **keywords: Any) -> None:
         """Stop serve_forever(), without a drain; wait for its end unless it is the caller."""
         if self._listener.loop_thread == threading.get_ident():
             self._BaseServer__shutdown_request = True
             return
-        super().shutdown()  # type: ignore[misc]
+        super().shutdown(*arguments, **keywords)  # type: ignore[misc]
 
-    def server_close(self) -> None:
+    def server_close(self, *arguments: Any, **keywords: Any) -> None:
         """Close the listener; a Unix path that is still ours goes too."""
         process.current.remove(self._listener)
-        super().server_close()  # type: ignore[misc]
+        super().server_close(*arguments, **keywords)  # type: ignore[misc]
 
     # -- the loop ---------------------------------------------------------
 
@@ -254,23 +256,23 @@ class GracefulMixIn:
 
     # -- one request ------------------------------------------------------
 
-    def shutdown_request(self, request: Any) -> None:
+    def shutdown_request(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
         connection = self._listener.connections.active.get(id(request))
         if connection is not None and connection.leaves_with is not None:
             self.close_request(request)
         else:
-            super().shutdown_request(request)  # type: ignore[misc]
+            super().shutdown_request(request, *arguments, **keywords)  # type: ignore[misc]
             self._ended(request)  # a class that keeps it open does so on its own
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As ThreadingMixIn's; when its handler's thread ends, a connection is not active."""
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[misc]
+            super().process_request_thread(request, *arguments, **keywords)  # type: ignore[misc]
         finally:
             self._ended(request)
 
-    def close_request(self, request: Any) -> None:
+    def close_request(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As socketserver's; the connection is not active any more, and may migrate now."""
         leaves = False
         try:
@@ -278,7 +280,7 @@ class GracefulMixIn:
             if connection is not None and connection.leaves_with is not None:
                 leaves = True
                 self._send_off(connection)
-            super().close_request(request)  # type: ignore[misc]
+            super().close_request(request, *arguments, **keywords)  # type: ignore[misc]
         finally:
             self._ended(request, leaves)
 

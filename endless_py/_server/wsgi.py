@@ -6,6 +6,7 @@ bounds. A request whose end is not clear is answered with 400, and its connectio
 
 from __future__ import annotations
 
+import functools
 import io
 import socket
 import socketserver
@@ -38,13 +39,13 @@ class ServerHandler(_std.ServerHandler):
     request_body: Optional[framing.Body] = None
     result: Any
 
-    def send_headers(self) -> None:
+    def send_headers(self, *arguments: Any, **keywords: Any) -> None:
         request = self.request_handler
         self.http_version = request.protocol_version.partition("/")[2]
         self._in_body = False
         if request.protocol_version >= "HTTP/1.1":
             self._frame(request)
-        super().send_headers()
+        super().send_headers(*arguments, **keywords)
         self._in_body = True
 
     def _frame(self, request: Any) -> None:
@@ -90,8 +91,8 @@ class ServerHandler(_std.ServerHandler):
                 data = b"%x\r\n%s\r\n" % (len(data), data)
         super()._write(data)
 
-    def finish_content(self) -> None:
-        super().finish_content()
+    def finish_content(self, *arguments: Any, **keywords: Any) -> None:
+        super().finish_content(*arguments, **keywords)
         if self._chunked:
             self._in_body = False
             self._write(b"0\r\n\r\n")
@@ -99,11 +100,11 @@ class ServerHandler(_std.ServerHandler):
         if self._body_length is not None and self.bytes_sent < self._body_length:
             self.request_handler.close_connection = True
 
-    def handle_error(self) -> None:
+    def handle_error(self, *arguments: Any, **keywords: Any) -> None:
         """As wsgiref's; but a body that cannot be read is the client's fault."""
         request, error = self.request_handler, sys.exc_info()[1]
         if not isinstance(error, framing.FramingError):
-            super().handle_error()
+            super().handle_error(*arguments, **keywords)
             return
         request.close_connection = True
         request.log_error("%s", error)
@@ -114,10 +115,10 @@ class ServerHandler(_std.ServerHandler):
                 self.result = self.error_output(self.environ, self.start_response)
                 self.finish_response()
 
-    def log_exception(self, exc_info: Any) -> None:
+    def log_exception(self, *arguments: Any, **keywords: Any) -> None:
         if self.headers_sent:
             self.request_handler.close_connection = True  # how else would the client know
-        super().log_exception(exc_info)
+        super().log_exception(*arguments, **keywords)
 
 
 class WSGIRequestHandler(_std.WSGIRequestHandler):
@@ -133,11 +134,12 @@ class WSGIRequestHandler(_std.WSGIRequestHandler):
         while not self.close_connection:
             self.handle_one_request()
 
-    def parse_request(self) -> bool:
+    def parse_request(self, *arguments: Any, **keywords: Any) -> bool:
         """As BaseHTTPRequestHandler's; with HTTP/1.1 a head that is not clear is answered here."""
         if self.protocol_version < "HTTP/1.1":
-            return super().parse_request()
-        parsed, head = framing.parse_request(self, super().parse_request)
+            return super().parse_request(*arguments, **keywords)
+        parse = functools.partial(super().parse_request, *arguments, **keywords)
+        parsed, head = framing.parse_request(self, parse)
         if not parsed:
             self.close_connection = True  # what is left of the head is no request
             return False

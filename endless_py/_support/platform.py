@@ -1,7 +1,9 @@
-"""What the operating system must have for a program to be replaced while it runs."""
+"""What the system and the interpreter must have for a program to be replaced while it runs."""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import select
 import signal
@@ -24,8 +26,25 @@ def missing() -> str:
     return ", ".join(name for name, there in _NEEDED.items() if not there)
 
 
+@functools.cache
+def is_subinterpreter() -> bool:
+    """Whether this is another interpreter than the process's first one."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # from 3.13 on, and before
+        try:
+            module = importlib.import_module(name)
+            return bool(module.get_current() != module.get_main())
+        except (ImportError, AttributeError):
+            continue
+    return False
+
+
 def require() -> None:
-    """Raise UnsupportedPlatform when this system lacks what a reload needs."""
+    """Raise UnsupportedPlatform when this system, or interpreter, lacks what a reload needs."""
+    if is_subinterpreter():
+        raise UnsupportedPlatform(
+            "endless_py cannot serve in a sub-interpreter: signals, which order a reload, reach "
+            "only the main interpreter; make the server there, or use the standard library's class"
+        )
     lacks = missing()
     if lacks:
         raise UnsupportedPlatform(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.server as _std
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler
 
-from endless_py._server.mixin import GracefulMixIn
 from endless_py._server.tls import TLSMixIn
+from endless_py.socketserver import TCPServer
 
 TYPE_CHECKING = False  # true for checkers
 
@@ -22,10 +22,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     # What checkers see: the constructors, attributes and methods of the standard classes first.
-    class HTTPServer(_std.HTTPServer, GracefulMixIn): ...
+    class HTTPServer(_std.HTTPServer, TCPServer): ...
 else:
 
-    class HTTPServer(GracefulMixIn, _std.HTTPServer):
+    class HTTPServer(TCPServer, _std.HTTPServer):
         """http.server.HTTPServer, replaceable while it runs."""
 
 

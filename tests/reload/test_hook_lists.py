@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from endless_py._reload.hooks import READY, Hooks, name_of
+from endless_py._reload.hooks import DRAINED, READY, Hooks, name_of
 from endless_py._support import log
 
 
@@ -24,7 +24,7 @@ def test_a_step_calls_its_own_hooks_in_the_order_of_their_coming(hooks, said):
     called = []
     for number in range(3):
         hooks.steps[READY].append(functools.partial(called.append, number))
-    hooks.steps["another"].append(functools.partial(called.append, "another"))
+    hooks.steps[DRAINED].append(functools.partial(called.append, "another"))
     hooks.run_step(READY)
     hooks.run_step("one that nobody waits for")
     assert called == [0, 1, 2]

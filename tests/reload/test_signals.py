@@ -176,7 +176,8 @@ def test_term_before_any_server_serves_ends_as_without_us(tmp_path):
     code = """
 server = HTTPServer(("127.0.0.1", 0), Handler)
 print("made", flush=True)
-time.sleep(60)
+while True:  # a signal just before a sleep would wait for its end
+    time.sleep(0.05)
 """
     with custom(tmp_path, code) as program:
         program.wait("made")

@@ -65,7 +65,7 @@ def ports(program):
     """Return the ports of the HTTP server and of the line server."""
     found = re.findall(r"serves tcp 127.0.0.1:(\d+)", program.text)
     client = Client(found[0])
-    first_is_web = client.ask()[0] == "<!DOCTYPE"  # what our line is no request for
+    first_is_web = not client.ask()[0].isdigit()  # our line is no request, and it says so
     client.close()
     return [int(port) for port in (found if first_is_web else reversed(found))]
 
