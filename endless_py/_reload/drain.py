@@ -92,7 +92,8 @@ class Drain:
         if successor is None or successor.crowd is None:
             return
         (younger, most), successor.crowd = successor.crowd, None
-        if younger >= most:
+        told = any(listener.cut for listener in process.listeners.all)
+        if younger >= most and not told:
             process.fire(
                 Event.FORCED,
                 f"generation {process.generation} (pid {os.getpid()}) is the oldest of "

@@ -212,11 +212,13 @@ class Signals:
         # Before the look: who reads the number after that sees that the handler has run.
         self._ran.add(number)
         late = self._late.get(number)
-        if late is not None and not late.take() and number not in self.for_main:
+        if late is not None:  # the number was read already, so nobody will look for this run
+            mine = late.take()
             self._ran.discard(number)
             if self._late.get(number) is late:
                 self._late.pop(number, None)
-            return  # a loop has acted on it
+            if not mine and number not in self.for_main:
+                return  # a loop has acted on it
         self._handler(number, frame)
 
     def fileno(self) -> int:
@@ -243,7 +245,7 @@ class Signals:
         found = []
         for number, late in list(self._late.items()):
             if late.taken:
-                continue  # the handler that is still to run takes it away
+                continue  # the handler, which runs now or is still to run, takes it away
             if number not in self._ran:
                 if now < late.due and not last:
                     continue

@@ -144,11 +144,33 @@ def test_a_signal_is_acted_on_once_however_late_its_handler_runs():
             signals._run(term, None)
             both.wait(TIMEOUT)
             counts.append(len(acted) - before)
-            signals._ran.clear()  # its number was read before it ran, or is that of the next round
-            signals._late.clear()
 
     assert at_once(loop, handler) == []
     assert set(counts) == {1}
+
+
+@pytest.mark.parametrize("order", ["read first", "handled first", "taken by a loop"])
+def test_the_next_signal_counts_however_late_the_handler_of_the_one_before_ran(order):
+    acted = []
+    signals = Signals(
+        lambda number, _: acted.append(number), lambda *_: None, SimpleNamespace(blocked=set())
+    )
+    hup = int(signal.SIGHUP)
+    numbers = []
+    signals._previous = {hup: signal.SIG_DFL}
+    signals._pipe = SimpleNamespace(
+        clear=lambda: bytes([numbers.pop()] if numbers else []), close=lambda: None
+    )
+    for count in (1, 2, 3):
+        numbers.append(hup)
+        if order == "handled first":
+            signals._run(hup, None)
+        acted.extend(signals.overdue(last=order == "taken by a loop"))
+        if order != "handled first":
+            signals._run(hup, None)
+        assert acted == [hup] * count
+        assert not signals._ran
+        assert signals.deadline() is None
 
 
 def test_hooks_that_are_added_at_once_are_all_called():
