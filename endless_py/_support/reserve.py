@@ -75,6 +75,8 @@ class Reserve:
         except OSError:
             self.asks = True
             return False
+        if self._keeps:
+            self._close(self._wanted())  # another thread may have filled it, too
         self.asks = bool(self._borrowers)  # another thread may have begun meanwhile
         return True
 
@@ -118,8 +120,8 @@ class Reserve:
             self._nowhere = keep_socket_off_standard_streams(plain)
         return keep_off_standard_streams(os.dup(self._nowhere.fileno()))
 
-    def _close(self) -> None:
-        while self._held:
+    def _close(self, keep: int = 0) -> None:
+        while len(self._held) > keep:
             with suppress(IndexError, OSError):  # another thread was faster
                 os.close(self._held.pop())
 
