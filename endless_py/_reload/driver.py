@@ -83,6 +83,8 @@ class Driver:
         self.posted = False  # there is something for a step that nobody may have seen
         self._helper_lock = threading.Lock()
         self._helper: Optional[_Helper] = None
+        self._last: Optional[Poller] = None  # on which the interpreter's end waits
+        self._last_ident = 0
 
     # -- driving ----------------------------------------------------------
 
@@ -102,9 +104,7 @@ class Driver:
                 if not self._waits_next(listener):
                     # What whoever waits has planned may not be right any more.
                     self._wake_free()
-                    helper = self._helper
-                    if helper is not None:
-                        helper.poller.interrupt()
+                    self._wake_others()
             else:
                 return  # whoever drives looks at `posted` once more when it is done
             if self._jobs and time.monotonic() >= self._jobs_at:
@@ -116,8 +116,8 @@ class Driver:
         """Whether this thread, after its step, will itself wait for what may happen."""
         if listener is not None:
             return self.leads(listener)
-        helper = self._helper
-        return helper is not None and helper.ident == _thread.get_ident()
+        helper, ident = self._helper, _thread.get_ident()
+        return (helper is not None and helper.ident == ident) or self._last_ident == ident
 
     def later(self, job: Callable[[], None]) -> None:
         """Have the program's code called after this step, by a thread that holds nothing."""
@@ -178,10 +178,7 @@ class Driver:
         """Have `advance()` called soon; safe in a signal handler and in any thread."""
         self.changes = object()
         free = self._wake_free()
-        helper = self._helper
-        if helper is not None:
-            helper.poller.interrupt()
-        elif not free and self._driven.pending():
+        if not self._wake_others() and not free and self._driven.pending():
             self._start_helper()
 
     def _wake_free(self) -> bool:
@@ -191,6 +188,15 @@ class Driver:
         for listener in free:
             listener.wake()
         return bool(free)
+
+    def _wake_others(self) -> bool:
+        """Wake who drives though it is no loop; whether there is anybody."""
+        helper, last = self._helper, self._last
+        if helper is not None:
+            helper.poller.interrupt()
+        if last is not None:
+            last.interrupt()
+        return helper is not None or last is not None
 
     # -- loops ------------------------------------------------------------
 
@@ -296,12 +302,16 @@ class Driver:
     # -- the ends ---------------------------------------------------------
 
     def drive_until(self, done: Callable[[], bool]) -> None:
-        """Drive in this thread, when no loop does any more and no helper is to, until done()."""
-        poller = Poller()
+        """Drive in this thread, when no loop does any more and no helper is to, until done().
+
+        One that was a helper and has run a hook since may still take a step; then it wakes this.
+        """
+        self._last_ident, self._last = _thread.get_ident(), Poller()
         while not done():
-            self._wait(poller)
+            self._wait(self._last)
             self.advance()
-        poller.close()
+        last, self._last = self._last, None
+        last.close()
 
     def _wait(self, poller: Poller) -> None:
         poller.watch(self._driven.watched())

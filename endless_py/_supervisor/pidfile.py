@@ -75,6 +75,7 @@ class PidFile:
         self._made: Optional[Inode] = None  # an empty one
         self._stale: Optional[tuple[Record, str]] = None  # what was found out, and why
         self._opened: Optional[Inode] = None  # what is held
+        self._free = False  # there was no file when this object looked for one to hold
         if held is not None:
             if self._holds():
                 self._opened = inode_of(os.fstat(held))
@@ -131,6 +132,7 @@ class PidFile:
 
         Of several that start at once, one gets the lock. Raises PidFileError for the others.
         """
+        self._free = False
         if self._holds():
             return
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -140,6 +142,7 @@ class PidFile:
                 self._keep(os.open(self.path, flags))
             except FileNotFoundError:
                 if not (make and _is_root()):
+                    self._free = True
                     return
                 self._keep(os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644))
                 self._made = inode_of(os.stat(self.path))
@@ -226,16 +229,20 @@ class PidFile:
             raise refusal(error.errno or errno.EIO, text, self.path) from error
 
     def _name(self, new: str) -> None:
-        """Give the new file its name: that of the file that is held, or one that is free."""
-        if not os.path.lexists(self.path):
+        """Give the new file its name: that of the file that is held, or one that is free.
+
+        Whoever has found it free looked before: by now it may be another process's.
+        """
+        if self._free or not os.path.lexists(self.path):
             try:
                 os.link(new, self.path)
                 os.unlink(new)
                 return
             except FileExistsError:
                 raise
-            except OSError:
-                pass  # no hard links here
+            except OSError:  # no hard links here
+                if self._free and os.path.lexists(self.path):
+                    raise
         os.rename(new, self.path)
 
     def _write_into(self, held: int, pid: int) -> Inode:
