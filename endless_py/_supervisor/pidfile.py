@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Judge = Callable[[Record], str]
 
 PID_FILE_VARIABLE = "ENDLESS_PY_PID_FILE"  # for servers that name no pid file themselves
+_WRITES = 0.5  # seconds in which another start that has the lock writes
 
 
 def why_not_its(record: Record) -> str:
@@ -149,6 +150,13 @@ class PidFile:
             opened = True
         if opened and (self._locked is False or not self._holds()):
             found = self._read()
+            if found and found.pid not in (None, os.getpid(), *ours) and self._locked is False:
+                # Whoever has the lock of a file with a dead number is about to write its own, or
+                # is a child that has outlived the server.
+                until = time.monotonic() + _WRITES
+                while self._holds() and time.monotonic() < until:
+                    time.sleep(_WRITES / 50)
+                found = self._read()
             if found and (found.pid is None or self._names_another(found, ours)):
                 self.close()
                 self._made = None
