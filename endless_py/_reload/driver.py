@@ -104,7 +104,10 @@ class Driver:
                 if not self._waits_next(listener):
                     # What whoever waits has planned may not be right any more.
                     self._wake_free()
-                    self._wake_others()
+                    helper = self._helper
+                    if helper is not None:
+                        helper.poller.interrupt()
+                self._wake_last()
             else:
                 return  # whoever drives looks at `posted` once more when it is done
             if self._jobs and time.monotonic() >= self._jobs_at:
@@ -178,7 +181,10 @@ class Driver:
         """Have `advance()` called soon; safe in a signal handler and in any thread."""
         self.changes = object()
         free = self._wake_free()
-        if not self._wake_others() and not free and self._driven.pending():
+        helper = self._helper
+        if helper is not None:
+            helper.poller.interrupt()
+        elif not self._wake_last() and not free and self._driven.pending():
             self._start_helper()
 
     def _wake_free(self) -> bool:
@@ -189,14 +195,13 @@ class Driver:
             listener.wake()
         return bool(free)
 
-    def _wake_others(self) -> bool:
-        """Wake who drives though it is no loop; whether there is anybody."""
-        helper, last = self._helper, self._last
-        if helper is not None:
-            helper.poller.interrupt()
-        if last is not None:
-            last.interrupt()
-        return helper is not None or last is not None
+    def _wake_last(self) -> bool:
+        """Wake the interpreter's end, where it waits in another thread; whether it does."""
+        last = self._last
+        if last is None or self._last_ident == _thread.get_ident():
+            return False
+        last.interrupt()
+        return True
 
     # -- loops ------------------------------------------------------------
 
@@ -304,7 +309,8 @@ class Driver:
     def drive_until(self, done: Callable[[], bool]) -> None:
         """Drive in this thread, when no loop does any more and no helper is to, until done().
 
-        One that was a helper and has run a hook since may still take a step; then it wakes this.
+        Another thread may still take a step, and hear what is waited for here: the loop of a server
+        in a daemon thread, or one that was a helper and has run a hook since. It wakes this one.
         """
         self._last_ident, self._last = _thread.get_ident(), Poller()
         while not done():
