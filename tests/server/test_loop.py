@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -439,6 +440,39 @@ def settle(pids):
         time.sleep(0.05)
 
 
+def calls_in_five_seconds(pids, watchers):
+    """Count the system calls of these processes, by name, for as long as the promise says."""
+    settle(pids)
+    begun = []
+    for process in pids:
+        words = [tool("strace"), "-f", "-p", str(process)]
+        begun.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
+    watchers += begun
+    calls: list[str] = []
+    readers = []
+    for watcher in begun:
+        attached = watcher.stderr.readline()
+        assert "attached" in attached
+        reader = threading.Thread(target=lambda w=watcher: calls.extend(w.stderr))
+        reader.start()
+        readers.append(reader)
+    threading.Event().wait(5)
+    for watcher in begun:
+        watcher.send_signal(signal.SIGINT)
+    for reader in readers:
+        reader.join(TIMEOUT)
+    # Each thread waits in one call that began before; strace says so when it attaches.
+    waiting = re.compile(
+        r"strace: Process|detached|resuming interrupted|restart_syscall|"
+        r"^(\[pid +\d+\] )?(poll|ppoll|recvfrom|futex|read|select)\([^)]*(<unfinished.*)?$"
+    )
+    return Counter(
+        re.sub(r"^(\[pid +\d+\] )?(\w+).*", r"\2", call.strip())
+        for call in calls
+        if call.strip() and (not waiting.search(call) or re.search(r"\) += \d", call))
+    )
+
+
 def test_an_idle_server_makes_no_system_call(tmp_path):
     """Fresh and reloaded, threading and forking, with an idle connection: all at once."""
     programs, watchers, clients = [], [], []
@@ -460,32 +494,13 @@ def test_an_idle_server_makes_no_system_call(tmp_path):
             expected = 2 if code is FORKS else 1
             while (program.process.poll() is None) is reloaded or len(program.pids()) != expected:
                 time.sleep(0.01)
-            settle(program.pids())
-            for process in program.pids():
-                words = [tool("strace"), "-f", "-p", str(process)]
-                watchers.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True))
-        calls: list[str] = []
-        readers = []
-        for watcher in watchers:
-            attached = watcher.stderr.readline()
-            assert "attached" in attached
-            reader = threading.Thread(target=lambda w=watcher: calls.extend(w.stderr))
-            reader.start()
-            readers.append(reader)
-        threading.Event().wait(5)  # what the promise names
-        for watcher in watchers:
-            watcher.send_signal(signal.SIGINT)
-        for reader in readers:
-            reader.join(TIMEOUT)
-        # Each thread waits in one call that began before; strace says so when it attaches.
-        waiting = re.compile(
-            r"strace: Process|detached|resuming interrupted|restart_syscall|"
-            r"^(\[pid +\d+\] )?(poll|ppoll|recvfrom|futex|read|select)\([^)]*(<unfinished.*)?$"
-        )
-        new = [call for call in calls if call.strip() and not waiting.search(call)]
-        finished = [call for call in calls if re.search(r"\) += ", call)]
-        assert new == []
-        assert finished == []
+        kinds = Counter({"accept4": 1})
+        for _ in range(5):
+            # A server of another test that has lost its pid asks all of this user for its address.
+            if "accept4" in kinds:
+                pids = [process for program in programs for process in program.pids()]
+                kinds = calls_in_five_seconds(pids, watchers)
+        assert not kinds
     finally:
         for watcher in watchers:
             watcher.kill()

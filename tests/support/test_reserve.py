@@ -12,12 +12,13 @@ from endless_py._support.reserve import Reserve
 
 @pytest.fixture
 def few():
-    """As many as are open now, and sixty more."""
+    """No descriptor more than sixty others, whatever this process has open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 60, hard))
-    taken: list[int] = []
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(60)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, hard))
+    fill(taken)  # in holes below
+    for _ in range(60):
+        os.close(taken.pop())
     yield taken
     for descriptor in taken:
         os.close(descriptor)
