@@ -34,7 +34,8 @@ def fork(server: Any, request: Any, client_address: Any) -> None:
     """Fork the handler with an end of a socket pair."""
     listener = server._listener
     children: set[int] = set(server.active_children or ())
-    ours, its = socket.socketpair()
+    # The connection, which is accepted, may have taken the last descriptor.
+    ours, its = process.current.make(socket.socketpair)
     listener.handler_end = its
     try:
         with process.current.listeners.forking(listener):
