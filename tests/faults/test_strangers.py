@@ -71,7 +71,7 @@ def repr_short(data):
 def nothing_stays_open():
     before = len(os.listdir("/proc/self/fd"))
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # another test's garbage may go meanwhile
 
 
 @pytest.mark.parametrize("name", sorted(entry_points.ALL))
