@@ -9,10 +9,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
-from harness import TIMEOUT, Program, connect, environment, get, queued, reloads_under_load
+from harness import (
+    TIMEOUT,
+    Program,
+    connect,
+    environment,
+    get,
+    queued,
+    reloads_under_load,
+    until,
+)
 
 CODE = """
 class Counting(Handler):
@@ -47,14 +55,6 @@ def folder(tmp_path):
     return write
 
 
-def wait_until(condition):
-    """Wait for a state that nothing announces."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def active(pid):
     """Return how many handlers a process has, on all of its servers, idle ones too."""
     done = subprocess.run(
@@ -85,7 +85,7 @@ def test_no_more_run_than_there_may(folder):
     with Program("custom.py", path) as program:
         pid = program.wait_serving()
         threads = [ask_in_thread(program.port, "/slow", answers) for _ in range(6)]
-        wait_until(lambda: queued(program.port) == 4)
+        until(lambda: queued(program.port) == 4)
         assert active(pid) == 2
         assert not answers
         (path / "go").touch()
@@ -121,16 +121,16 @@ def test_what_migrates_is_served_even_where_the_bound_is_reached(folder):
         idle.request("GET", "/")
         assert idle.getresponse().read().startswith(b"0 ")
         busy.request("GET", "/slow")
-        wait_until((path / "slow").exists)
+        until((path / "slow").exists)
         new = program.reload(1, old)
         program.wait("finishing ")
         fresh.request("GET", "/")
         assert fresh.getresponse().read().startswith(b"1 ")
-        wait_until(lambda: active(new) == 2)  # asked before, the old one would still answer
+        until(lambda: active(new) == 2)  # asked before, the old one would still answer
         idle.request("GET", "/")
         assert idle.getresponse().read().startswith(b"1 ")
         late.request("GET", "/")
-        wait_until(lambda: queued(program.port) == 1)
+        until(lambda: queued(program.port) == 1)
         (path / "go").touch()
         assert busy.getresponse().read().startswith(b"0 ")
         program.wait_alone(new)
@@ -152,7 +152,7 @@ def test_a_stop_serves_the_accept_queue_under_the_bound(folder):
     with Program("custom.py", path) as program:
         pid = program.wait_serving()
         threads = [ask_in_thread(program.port, "/slow", answers) for _ in range(5)]
-        wait_until(lambda: queued(program.port) == 4)
+        until(lambda: queued(program.port) == 4)
         os.kill(pid, signal.SIGTERM)
         program.wait("finishing ")
         (path / "go").touch()
@@ -178,7 +178,7 @@ servers[0].serve_forever()
         second = int(program.wait(r"second (\d+)")[1])
         (path / "one").touch()
         threads = [ask_in_thread(second, "/slow", answers) for _ in range(4)]
-        wait_until(lambda: queued(second) == 3)
+        until(lambda: queued(second) == 3)
         new = program.reload(1, old)
         gone = program.wait(r"the new code has no tcp 127.0.0.1:(\d+)")[1]
         (path / "go").touch()

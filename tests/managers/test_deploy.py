@@ -9,8 +9,8 @@ import subprocess
 import tarfile
 
 import pytest
-from harness import TIMEOUT, Load, get
-from managed import Supervisord, until
+from harness import TIMEOUT, Load, get, until
+from managed import Supervisord
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, ROOT, TIMEOUT, Load, get, tool
-from managed import RELOADS, until
+from harness import PROGRAMS, ROOT, TIMEOUT, Load, get, tool, until
+from managed import RELOADS
 
 UNITS = Path(__file__).resolve().parent / "systemd"
 PORTS = {"app-notify": 8001, "app-socket": 8002, "app-forking": 8003}

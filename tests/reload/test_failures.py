@@ -10,7 +10,7 @@ import time
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Program, get
+from harness import TIMEOUT, Program, get, until
 
 FAILURES = {
     "syntax error": ("def", "exited with status 1"),
@@ -30,14 +30,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def wait_until(condition):
-    """Wait for a state that nothing announces, such as a handler's thread being gone."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def slow_request(folder, port, answers):
     thread = threading.Thread(target=lambda: answers.append(get(port, "/slow")))
     thread.start()
@@ -54,13 +46,24 @@ def descriptors(pid):
     return min(found)
 
 
+def settled(pid):
+    """Return the same of a process that has just begun to serve, once it takes no step any more.
+
+    As long as it takes one it has none in reserve.
+    """
+    before = None
+    while (found := descriptors(pid)) != before:
+        before = found
+    return found
+
+
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_successor_that_fails_changes_nothing(name, folder):
     code, reason = FAILURES[name]
     (folder / "code").write_text("ready_timeout = 5" if name == "hang" else "")
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
-        before = descriptors(pid)
+        before = settled(pid)
         (folder / "code").write_text(code)
         os.kill(pid, signal.SIGHUP)
         program.wait("started generation 1")
@@ -68,7 +71,7 @@ def test_a_successor_that_fails_changes_nothing(name, folder):
         program.wait(rf"reload failed: generation 1 .*{reason}.*goes on serving")
         program.wait_alone(pid)  # a zombie would count
         assert get(program.port) == "v0 end"
-        wait_until(lambda: descriptors(pid) == before)
+        until(lambda: descriptors(pid) == before)
         (folder / "code").write_text("")
         (folder / "version").write_text("v1")
         new = program.reload(1, pid)
@@ -220,7 +223,7 @@ def test_a_successor_that_dies_at_the_very_end_of_the_drain_is_noticed(tmp_path)
         pid = program.wait_serving()
         held = http.client.HTTPConnection("127.0.0.1", program.port, timeout=TIMEOUT)
         held.request("GET", "/slow")
-        wait_until((tmp_path / "slow").exists)
+        until((tmp_path / "slow").exists)
         os.kill(pid, signal.SIGHUP)
         program.wait_serving(1)
         program.wait("drain time is over: cuts")

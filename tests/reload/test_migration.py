@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Program, connect, environment, first, get, held, slow
+from harness import TIMEOUT, Program, connect, environment, first, get, held, slow, until
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.migration import Migration
@@ -45,14 +45,6 @@ def settle(client):
         if word == "close" or not body.startswith("0 "):
             return body, word
     raise AssertionError("the connection neither migrates nor is told to close")
-
-
-def wait_until(condition):
-    """Wait for what nothing announces: a process is stopped, a handler's thread is gone."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def close(clients):
@@ -265,7 +257,7 @@ def test_what_a_killed_successor_has_not_taken_is_served_here(number, kind, coun
         clients = idle_clients(program, count)
         new = program.reload(1, old)
         if number == signal.SIGSTOP:
-            wait_until(lambda: stopped(new))
+            until(lambda: stopped(new))
             for client in clients:  # these requests are on the way when the successor dies
                 client.request("GET", "/")
             os.kill(new, signal.SIGKILL)
@@ -307,7 +299,7 @@ def test_a_handler_that_ends_late_leaves_its_connection_to_nobody(tmp_path):
         client = connect(program.port)
         ask(client)
         new = program.reload(1, old)
-        wait_until((tmp_path / "ends").exists)
+        until((tmp_path / "ends").exists)
         os.kill(new, signal.SIGKILL)
         program.wait(rf"generation 1 \(pid {new}\) killed by SIGKILL")
         (tmp_path / "go").touch()
@@ -341,7 +333,7 @@ def test_clients_that_leave_on_the_way_make_no_noise(kind, tmp_path):
         old = program.wait_serving()
         clients = idle_clients(program, 30)
         new = program.reload(1, old)
-        wait_until(lambda: stopped(new) and handlers_gone(program, old, new))
+        until(lambda: stopped(new) and handlers_gone(program, old, new))
         for number, client in enumerate(clients[:-1]):
             if number % 2:  # a reset, not an orderly end
                 no_linger = struct.pack("ii", 1, 0)
@@ -378,7 +370,7 @@ class Gated:
         self.gate = folder / f"{name}.go"
         self.client = connect(port)
         self.client.request("GET", f"/{name}")
-        wait_until((folder / name).exists)
+        until((folder / name).exists)
 
     def let_go(self):
         self.gate.touch()

@@ -228,10 +228,13 @@ def free_port() -> int:
             return port
 
 
-def until(condition) -> None:
-    """Wait for a state that nothing announces."""
+def until(condition):
+    """Wait for a state that nothing announces; return what the condition did."""
     deadline = time.monotonic() + TIMEOUT
-    while not condition():
+    while True:
+        found = condition()
+        if found:
+            return found
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

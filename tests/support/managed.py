@@ -19,21 +19,10 @@ import venv
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, ROOT, TIMEOUT, Load, free_port, get
+from harness import PROGRAMS, ROOT, TIMEOUT, Load, free_port, get, until
 
 MANAGERS = ROOT / "tests" / "managers"
 RELOADS = 5
-
-
-def until(condition):
-    """Wait for a state that nothing announces; return what the condition did."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class App:
