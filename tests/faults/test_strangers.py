@@ -14,7 +14,7 @@ import time
 
 import entry_points
 import pytest
-from harness import TIMEOUT, Program, get, held
+from harness import TIMEOUT, Program, get, held, settled_descriptors
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -401,7 +401,7 @@ def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
         pid = program.wait_serving()
         name, port = control_name(pid).partition("/root")[2], program.port
         assert get(port) == "v end"
-        files, memory = len(os.listdir(f"/proc/{pid}/fd")), resident(pid)
+        files, memory = settled_descriptors(pid), resident(pid)
 
         def attack():
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2, signal.SIGKILL):

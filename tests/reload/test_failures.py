@@ -6,11 +6,10 @@ import http.client
 import os
 import signal
 import threading
-import time
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Program, get, until
+from harness import TIMEOUT, Program, descriptors, get, settled_descriptors, until
 
 FAILURES = {
     "syntax error": ("def", "exited with status 1"),
@@ -38,32 +37,13 @@ def slow_request(folder, port, answers):
     return thread
 
 
-def descriptors(pid):
-    """Return how many it keeps; one that it has for a moment, to write a line, does not count."""
-    until, found = time.monotonic() + 0.5, []
-    while time.monotonic() < until:
-        found.append(len(os.listdir(f"/proc/{pid}/fd")))
-    return min(found)
-
-
-def settled(pid):
-    """Return the same of a process that has just begun to serve, once it takes no step any more.
-
-    As long as it takes one it has none in reserve.
-    """
-    before = None
-    while (found := descriptors(pid)) != before:
-        before = found
-    return found
-
-
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_successor_that_fails_changes_nothing(name, folder):
     code, reason = FAILURES[name]
     (folder / "code").write_text("ready_timeout = 5" if name == "hang" else "")
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
-        before = settled(pid)
+        before = settled_descriptors(pid)
         (folder / "code").write_text(code)
         os.kill(pid, signal.SIGHUP)
         program.wait("started generation 1")

@@ -244,6 +244,27 @@ def until_written(path: Path) -> None:
     until(lambda: path.exists() and path.read_text())
 
 
+def descriptors(pid: int) -> int:
+    """Return how many it keeps; one that it has for a moment, to write a line, does not count."""
+    end, found = time.monotonic() + 0.5, []
+    while time.monotonic() < end:
+        found.append(len(os.listdir(f"/proc/{pid}/fd")))
+    return min(found)
+
+
+def settled_descriptors(pid: int) -> int:
+    """Return the same of a process that has just begun to serve, once it takes no step any more.
+
+    As long as it takes one it has none in reserve.
+    """
+    before = None
+    while True:
+        found = descriptors(pid)
+        if found == before:
+            return found
+        before = found
+
+
 def queued(port: int) -> int:
     """Return how many connections wait in the accept queue, as the kernel counts them."""
     with open("/proc/net/tcp") as file:
