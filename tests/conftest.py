@@ -2,6 +2,7 @@
 
 import compileall
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def pytest_configure(config):
             signal.signal(number, signal.SIG_DFL)
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(str(HERE.parent / "endless_py"), quiet=2)
+
+
+@pytest.fixture
+def sleeper():
+    """A process that has nothing to do with the package."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()

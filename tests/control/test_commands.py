@@ -15,9 +15,11 @@ import sys
 import threading
 
 import pytest
+from commands import command, finish, start_command
 from harness import PROGRAMS, TIMEOUT, Program, environment, get, session_pids, tool, until
 
-from endless_py._control import client, commands
+from endless_py._control import client
+from endless_py._control import commands as control_commands
 from endless_py._control.socket import MAX_REQUEST
 from endless_py._handoff.channel import HEADER, MAGIC, Channel
 from endless_py.exceptions import ChannelClosed
@@ -30,27 +32,6 @@ def folder(tmp_path):
     (tmp_path / "code").write_text("")
     (tmp_path / "version").write_text("one")
     return tmp_path
-
-
-def start_command(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "endless_py", *map(str, words)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        text=True,
-    )
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=TIMEOUT)
-    return process.returncode, output, errors
-
-
-def command(*words):
-    """Run a command; return its exit status, its output and its error output."""
-    return finish(start_command(*words))
 
 
 def last_line(errors):
@@ -377,7 +358,7 @@ def test_a_stop_that_its_process_did_not_live_to_take(folder, monkeypatch, capsy
             assert command("reload", old)[0] == 0
             new = program.wait_serving(1)
 
-            look = commands.chain
+            look = control_commands.chain
 
             def look_and_kill(*arguments):
                 found = look(*arguments)
@@ -385,8 +366,8 @@ def test_a_stop_that_its_process_did_not_live_to_take(folder, monkeypatch, capsy
                 program.process.wait(TIMEOUT)
                 return found
 
-            monkeypatch.setattr(commands, "chain", look_and_kill)
-            assert commands.main(["stop", "--timeout", "20", str(old)]) == 1
+            monkeypatch.setattr(control_commands, "chain", look_and_kill)
+            assert control_commands.main(["stop", "--timeout", "20", str(old)]) == 1
             assert f"process {old} ended before it answered" in capsys.readouterr().err
         assert get(program.port) == "one end"
         program.stop(new)
@@ -492,14 +473,6 @@ def test_start_or_reload(folder):
 # -- what cannot be asked -----------------------------------------------------
 
 
-@pytest.fixture
-def sleeper():
-    process = subprocess.Popen(["sleep", "60"])
-    yield process
-    process.kill()
-    process.wait()
-
-
 @pytest.mark.parametrize("name", ["reload", "stop", "status"])
 def test_a_target_that_is_none(name, sleeper, tmp_path):
     dead = subprocess.Popen(["true"])
@@ -568,14 +541,15 @@ def test_wrong_arguments(words):
 
 AS_NOBODY = """
 import os, socket, sys
-from endless_py._control import client, commands
+from endless_py._control import client
+from endless_py._control import commands as control_commands
 from endless_py._handoff.channel import Channel
-commands._parser()  # imports what nobody may not read, perhaps
+control_commands._parser()  # imports what nobody may not read, perhaps
 pid = int(sys.argv[1])
 address = client.addresses(pid)[0]
 os.setgroups([]), os.setgid({id}), os.setuid({id})
 for name in ("reload", "stop", "status"):
-    print(commands.main([name, str(pid)]))
+    print(control_commands.main([name, str(pid)]))
 with socket.socket(socket.AF_UNIX) as sock:
     sock.settimeout({timeout})
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import threading
 
+import commands
 import pytest
+from commands import finish, start_command
+from custom_code import IN_CODE, with_pid_file
 from harness import (
     PROGRAMS,
     TIMEOUT,
     Program,
-    environment,
     get,
     session_pids,
     slow,
@@ -29,45 +32,13 @@ from endless_py._supervisor.pidrecord import look
 from endless_py.exceptions import PidFileError
 
 NOBODY = 65534
-IN_CODE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / 'pid'\n"
+LONG = 3 * TIMEOUT  # seconds: thirty commands may run at once
+command = functools.partial(commands.command, seconds=LONG)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("code", "start"):
-        (tmp_path / name).write_text(IN_CODE)
-    (tmp_path / "end").touch()
-    (tmp_path / "version").write_text("one")
-    return tmp_path
-
-
-@pytest.fixture
-def sleeper():
-    process = subprocess.Popen(["sleep", "600"])
-    yield process.pid
-    process.kill()
-    process.wait()
-
-
-def start_command(*words, cwd=None):
-    return subprocess.Popen(
-        [sys.executable, "-m", "endless_py", *map(str, words)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        cwd=cwd,
-        text=True,
-    )
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=3 * TIMEOUT)
-    return process.returncode, output, errors
-
-
-def command(*words):
-    return finish(start_command(*words))
+    return with_pid_file(tmp_path, "one")
 
 
 def end_session(path):
@@ -140,10 +111,10 @@ def record(path, locked):
 )
 def test_what_a_process_is_that_cannot_be_asked(locked, kind, sleeper, tmp_path):
     path = tmp_path / "pid"
-    path.write_text(f"{sleeper}\n")
+    path.write_text(f"{sleeper.pid}\n")
     found, why = owner.judge(record(path, locked), Deadline(TIMEOUT))
     assert found == kind
-    assert f"process {sleeper} does not serve with endless_py" in why
+    assert f"process {sleeper.pid} does not serve with endless_py" in why
     assert bool(owner.why_not_its(record(path, locked))) is (kind == owner.STALE)
     os.utime(path, (0, 0))  # the clock may have been wrong: what is locked has an owner
     kinds = {True: owner.ALIVE, False: owner.STALE, None: owner.STALE}
@@ -155,7 +126,7 @@ def test_what_a_process_is_that_cannot_be_asked(locked, kind, sleeper, tmp_path)
 def test_a_file_of_another_users_is_not_believed(locked, sleeper, tmp_path):
     """Not even with a lock, which is that user's as well."""
     path = tmp_path / "pid"
-    path.write_text(f"{sleeper}\n")
+    path.write_text(f"{sleeper.pid}\n")
     os.chown(path, NOBODY, NOBODY)
     assert owner.judge(record(path, locked), Deadline(TIMEOUT))[0] == owner.STALE
     assert owner.why_not_its(record(path, locked))
@@ -167,7 +138,7 @@ def test_a_strangers_process_does_not_get_a_file_by_its_word(
 ):
     """It has waited until the number was free, and answers as a server would."""
     path = tmp_path / "pid"
-    path.write_text(f"{sleeper}\n")
+    path.write_text(f"{sleeper.pid}\n")
     monkeypatch.setattr(owner, "try_connect", lambda pid, deadline: object())
     monkeypatch.setattr(owner, "_ask", lambda client, record: {"owns": True})
     found = record(path, locked)
@@ -248,7 +219,7 @@ def test_nobody_is_waited_for_where_nobody_holds_the_file(tmp_path, sleeper):
     path = tmp_path / "pid"
     for text, complaint in {
         "": "the pid file is empty",
-        f"{sleeper}\n": f"the pid file {path} is stale: process {sleeper} does not serve",
+        f"{sleeper.pid}\n": f"the pid file {path} is stale: process {sleeper.pid} does not serve",
     }.items():
         path.write_text(text)
         with pytest.raises((Failed, PidFileError), match=re.escape(complaint)):
@@ -288,7 +259,7 @@ def test_the_one_that_answers_is_asked_again_when_another_one_did_not(tmp_path, 
             assert target.run(word, Deadline(TIMEOUT), act) == 0
             assert asked == [pid] * 3
         program.stop(pid)
-    for word in (str(pid), str(path), str(sleeper)):
+    for word in (str(pid), str(path), str(sleeper.pid)):
         asked.clear()
         with pytest.raises(Unanswered):
             target.run(word, Deadline(TIMEOUT), act)
@@ -308,7 +279,7 @@ def test_of_several_starts_at_once_one_starts_it_and_the_others_reload(folder):
         until(lambda: sum(holds(p.pid, f"{path}.lock") for p in processes) == 1)
         with open(folder / "bound", "w"):
             (folder / "bound").unlink()
-        results = [finish(process) for process in processes]
+        results = [finish(process, LONG) for process in processes]
         assert [(status, errors) for status, _, errors in results] == [(0, "")] * 5
         said = sorted(output.split()[0] for _, output, _ in results)
         assert said == ["reloaded:"] * 4 + ["started:"]
@@ -366,7 +337,7 @@ def test_a_reload_that_the_bridge_does_is_done_when_the_kept_pid_serves(folder):
         bridge = program.wait(r"\[(\d+)\] generation 2 \(bridge\): serves")[1]
         (folder / "go").touch()
         request.join(TIMEOUT)
-        status, output, errors = finish(asking)
+        status, output, errors = finish(asking, LONG)
         assert (status, errors) == (0, "")
         first, second = output.splitlines()
         assert first.endswith(f"pid {pid} is kept, {bridge} is the bridge until it has drained")
@@ -383,7 +354,7 @@ def test_many_reloads_of_a_kept_pid_at_once(how, folder):
         until_written(folder / "pid")
         word = folder / "pid" if how == "a pid file" else pid
         processes = [start_command("reload", word) for _ in range(30)]
-        results = [finish(process) for process in processes]
+        results = [finish(process, LONG) for process in processes]
         assert [(status, errors) for status, _, errors in results] == [(0, "")] * 30
         program.wait_alone(pid)
         program.stop(pid)
@@ -395,7 +366,7 @@ def test_many_reloads_at_once_that_change_the_pid(folder):
         program.wait_serving()
         until_written(folder / "pid")
         processes = [start_command("reload", folder / "pid") for _ in range(30)]
-        results = [finish(process) for process in processes]
+        results = [finish(process, LONG) for process in processes]
         assert [(status, errors) for status, _, errors in results] == [(0, "")] * 30
         pid = read_pid(folder / "pid")
         program.wait_alone(pid)

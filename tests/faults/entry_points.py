@@ -255,6 +255,16 @@ def tar_of(data: bytes) -> bytes:
     return result.getvalue()
 
 
+SIGNED = {
+    "_type": "endless_py release",
+    "name": "app.pyz",
+    "version": "1.0",
+    "length": 1,
+    "hashes": {"sha256": "0"},
+    "expires": "2999-01-01T00:00:00Z",
+}
+
+
 def body_of(data: bytes) -> bytes:
     """Pieces of a body in chunks, one for each byte."""
     pieces = b"5\r\n", b"hello", b"\r\n", b"0\r\n", b"X: y\r\n", b"\n", b"1;a\r\n", b"!", b"ff\r\n"
@@ -263,14 +273,7 @@ def body_of(data: bytes) -> bytes:
 
 def statement_of(data: bytes) -> bytes:
     """A statement, with the fields that the bytes name changed."""
-    said: dict[str, object] = {
-        "_type": "endless_py release",
-        "name": "app.pyz",
-        "version": "1.0",
-        "length": 1,
-        "hashes": {"sha256": "0"},
-        "expires": "2999-01-01T00:00:00Z",
-    }
+    said: dict[str, object] = dict(SIGNED)
     for line in data.split(b"\n"):
         value: object = text(line[1:])
         with contextlib.suppress(ValueError, RecursionError):

@@ -99,6 +99,13 @@ def surplus(pid: int, normal: list[str]) -> Counter[str]:
     return Counter(descriptors(pid)) - Counter(normal)
 
 
+def lasting_surplus(pid: int, normal: list[str]) -> dict[str, int]:
+    """Return the same once ten seconds have not taken it away; empty as soon as nothing is left."""
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not surplus(pid, normal), "only the usual descriptors", 10)
+    return dict(surplus(pid, normal))
+
+
 def memory(pid: int) -> tuple[int, int]:
     """Return a process's proportional and resident memory, in KiB."""
     found = {}

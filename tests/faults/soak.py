@@ -28,10 +28,10 @@ from processes import (
     descriptors,
     has_ended,
     kill,
+    lasting_surplus,
     memory,
     remote_sockets,
     serving,
-    surplus,
     wait_until,
 )
 from strike import Striker
@@ -241,12 +241,10 @@ class Soak:
         return found
 
     def _end(self, program: Program, pid: int, normal: list[str]) -> None:
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: not surplus(pid, normal), "descriptors", 10)
+        more = lasting_surplus(pid, normal)
         self.descriptors[2] = len(descriptors(pid))
-        more = surplus(pid, normal)
         if more:
-            self.bad.append(f"descriptors: {dict(more)} more than {normal}")
+            self.bad.append(f"descriptors: {more} more than {normal}")
         lost = self._lost()
         if lost:
             self.bad.append(f"lost: {'; '.join(map(str, lost))}")

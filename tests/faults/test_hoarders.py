@@ -6,14 +6,13 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import commands
 import pytest
-from custom_code import SERVE, custom
+from custom_code import COUNTS, SERVE, custom
 from entry_points import frame
-from harness import TIMEOUT, environment, get, slow
+from harness import TIMEOUT, get, slow
 
 from endless_py._control import client as control_client
 
@@ -30,16 +29,9 @@ FULL = r"cannot accept on tcp .*: Too many open files; clients wait until there 
 
 def command(*words):
     """Run a command, which has to succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "endless_py", *map(str, words), "--timeout", str(TIMEOUT)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=2 * TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == 0, done
-    return done.stdout
+    status, output, errors = commands.command(*words, "--timeout", TIMEOUT, seconds=2 * TIMEOUT)
+    assert status == 0, (output, errors)
+    return output
 
 
 @pytest.fixture
@@ -202,16 +194,6 @@ def test_while_one_server_s_loop_takes_a_step_another_one_takes_none_of_it(hoard
 
 
 SPIN = """
-from endless_py._sockets.poller import Poller
-waits, wait = 0, Poller.wait
-
-def counted(self, timeout):
-    global waits
-    waits += 1
-    return wait(self, timeout)
-
-Poller.wait = counted
-
 class Handler(Handler):
     def do_GET(self):
         print("waits", waits, flush=True)
@@ -222,7 +204,7 @@ class Handler(Handler):
 @pytest.mark.timeout(120)
 def test_commands_that_wait_for_a_descriptor_do_not_make_the_loop_spin(hoard, tmp_path):
     """Six are let in; the others wait, and the rest of the reserve is left to a reload."""
-    with custom(tmp_path, LIMIT.format(64) + SPIN + SERVE) as program:
+    with custom(tmp_path, LIMIT.format(64) + COUNTS + SPIN + SERVE) as program:
         pid = program.wait_serving()
         clients = hoard(program.port, 150)
         program.wait(FULL)

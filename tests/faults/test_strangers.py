@@ -165,18 +165,8 @@ def test_a_body_in_chunks(data):
     entry_points.request_body(data)
 
 
-SIGNED = {
-    "_type": "endless_py release",
-    "name": "app.pyz",
-    "version": "1.0",
-    "length": 1,
-    "hashes": {"sha256": "0"},
-    "expires": "2999-01-01T00:00:00Z",
-}
-
-
 @quick
-@given(bodies(SIGNED))
+@given(bodies(entry_points.SIGNED))
 def test_a_statement(data):
     entry_points.statement(data)
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from cells import DELAYS, HANDOFFS, Cell
 from harness import TIMEOUT, Program, get
 from mixed_load import Clients
-from processes import descriptors, remote_sockets, serving, surplus, wait_until
+from processes import descriptors, lasting_surplus, remote_sockets, serving, wait_until
 from strike import Striker
 
 READY_TIMEOUT = 60  # seconds
@@ -189,9 +189,7 @@ class Trial:
 
     def _nothing_left(self, program: Program, pid: int, normal: list[str]) -> None:
         program.wait_alone(pid)
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: not surplus(pid, normal), "only the usual descriptors", 10)
-        more = dict(surplus(pid, normal))
+        more = lasting_surplus(pid, normal)
         assert not more, f"descriptors: {more} more than {normal}"
         names = {entry.name for entry in self.folder.iterdir()}
         left = names - {"settings", "orders", "log", "pid", "socket"}

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Load, environment
+from harness import TIMEOUT, environment, reloads_under_load
 
 import endless_py
 from endless_py._reload.driver import Driver
@@ -341,13 +341,7 @@ for _ in range(3):
 @pytest.mark.slow
 def test_everything_is_asked_at_once_while_reload_follows_reload(tmp_path):
     with custom(tmp_path, CALLS + SERVE) as program:
-        pid = program.wait_serving()
-        with Load(program.port) as load:
-            for generation in range(1, 6):
-                pid = program.reload(generation, pid)
-                load.wait_answer(f"{generation} ")
-        assert load.lost == []
-        program.stop(pid)
-        assert "Traceback" not in program.text
-        assert "no move is known" not in program.text
-        assert "this goes on" not in program.text
+        text = reloads_under_load(program, 5)
+        assert "Traceback" not in text
+        assert "no move is known" not in text
+        assert "this goes on" not in text

@@ -14,24 +14,22 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from custom_code import SERVE, custom, slow_request
-from harness import PROGRAMS, TIMEOUT, Load, Program, connect, environment, get, tool
+from custom_code import COUNTS, SERVE, custom, slow_request
+from harness import (
+    PROGRAMS,
+    TIMEOUT,
+    Load,
+    Program,
+    connect,
+    environment,
+    get,
+    reloads_under_load,
+    tool,
+)
 
 import endless_py
 
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
-# How often the program has waited for something.
-COUNTS = """
-from endless_py._sockets.poller import Poller
-waits, wait = 0, Poller.wait
-
-def counted(self, timeout):
-    global waits
-    waits += 1
-    return wait(self, timeout)
-
-Poller.wait = counted
-"""
 
 
 def cpu(pid):
@@ -273,15 +271,7 @@ print("waited", waits - before, flush=True)
 def test_max_children_during_a_reload(tmp_path):
     code = FORKS.replace("with F", "ForkingHTTPServer.max_children = 2\nwith F")
     with custom(tmp_path, code) as program:
-        pid = program.wait_serving()
-        with Load(program.port) as load:
-            for generation in range(1, 6):
-                pid = program.reload(generation, pid)
-                load.wait_answer(f"{generation} ")
-        assert load.lost == []
-        program.wait_alone(pid)
-        assert "has ended before it was ready" not in program.text
-        program.stop(pid)
+        assert "has ended before it was ready" not in reloads_under_load(program, 5)
 
 
 def test_a_program_that_waits_for_any_child_confuses_nothing(tmp_path):

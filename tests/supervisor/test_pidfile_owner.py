@@ -10,30 +10,17 @@ import sys
 import threading
 
 import pytest
+from custom_code import IN_CODE, with_pid_file
 from harness import TIMEOUT, Program, environment, get, slow, until, until_written
 
 from endless_py._control import client
 from endless_py._supervisor.pidfile import read_pid
 from endless_py._supervisor.pidrecord import look
 
-IN_CODE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / 'pid'\n"
-
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("code", "start"):
-        (tmp_path / name).write_text(IN_CODE)
-    (tmp_path / "end").touch()
-    (tmp_path / "version").write_text("v0")
-    return tmp_path
-
-
-@pytest.fixture
-def sleeper():
-    process = subprocess.Popen(["sleep", "600"])
-    yield process.pid
-    process.kill()
-    process.wait()
+    return with_pid_file(tmp_path, "v0")
 
 
 def serve(path, *more):
@@ -53,11 +40,11 @@ def refused(path):
 
 def test_a_start_takes_over_a_file_whose_number_another_program_has_by_now(tmp_path, sleeper):
     path = tmp_path / "pid"
-    path.write_text(f"{sleeper}\n")
+    path.write_text(f"{sleeper.pid}\n")
     with Program(command=serve(path)) as program:
         pid = program.wait_serving()
         found = program.wait(r"the pid file (\S+) was stale: process (\d+) .*; it is taken over$")
-        assert found.groups() == (str(path), str(sleeper))
+        assert found.groups() == (str(path), str(sleeper.pid))
         assert read_pid(path) == pid
         assert look(path).locked
         program.stop(pid)

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 from apps import zipapp
-from harness import TIMEOUT, Program, environment, get, slow
+from commands import command
+from harness import Program, environment, get, slow
 
 UPDATE = """
 from endless_py import upgrade
 upgrade.Updater(upgrade.FileSource("new.pyz"), sys.argv[0], interval=3600, keep=2).start()
 """
-
-
-def command(*words):
-    done = subprocess.run(
-        [sys.executable, "-m", "endless_py", *map(str, words)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("keep_pid", ["", slow("1")], ids=["new pid", "kept pid"])
