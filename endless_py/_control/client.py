@@ -17,6 +17,7 @@ from endless_py._control.speaker import Speaker
 from endless_py._control.words import problem
 from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.poller import LONGEST, READ, WRITE
+from endless_py._supervisor.pidrecord import is_zombie
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
 
@@ -175,11 +176,7 @@ def is_alive(pid: int) -> bool:
         raise Failed(
             f"process {pid} belongs to another user; ask as that user or as root"
         ) from error
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
+    return not is_zombie(pid)
 
 
 def try_connect(pid: int, deadline: Deadline, descriptors: int = 0) -> Optional[Client]:

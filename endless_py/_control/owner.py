@@ -20,7 +20,7 @@ import os
 from contextlib import suppress
 
 from endless_py._control.client import Client, Deadline, Failed, TimedOut, try_connect
-from endless_py._supervisor.pidrecord import Record, is_alive
+from endless_py._supervisor.pidrecord import Record, is_alive, process_status
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ def _started(pid: int) -> Optional[float]:
     import time
 
     with suppress(OSError, ValueError, IndexError, AttributeError):
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        ticks = int(process_status(pid)[19])
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
         return time.time() - age
     return None

@@ -5,7 +5,7 @@ Whoever has the pid may be another version, or another user's process that root 
 
 from __future__ import annotations
 
-from endless_py._handoff.words import is_number, is_pid, is_report, is_time
+from endless_py._handoff.words import is_number, is_pid, is_report, is_text, is_time
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     Check = Callable[[object], bool]
 
 _MOST = 1000  # generations and servers, and lines of output
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _is_flag(value: object) -> bool:
@@ -46,41 +42,41 @@ _NEIGHBOUR = _fields(pid=is_pid, generation=is_number)
 
 def _is_upgrade(value: object) -> bool:
     if isinstance(value, dict) and "error" in value:
-        return _is_text(value["error"])
-    look = _maybe(_fields(at=is_time, text=_is_text))
-    return _fields(version=_maybe(_is_text), source=_maybe(_is_text), last_look=look)(value)
+        return is_text(value["error"])
+    look = _maybe(_fields(at=is_time, text=is_text))
+    return _fields(version=_maybe(is_text), source=_maybe(is_text), last_look=look)(value)
 
 
 def _is_environment(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value.values()))
+    return isinstance(value, dict) and all(map(is_text, value.values()))
 
 
 ANSWERS: dict[str, Check] = {
-    "error": _fields(reason=_is_text),
+    "error": _fields(reason=is_text),
     "status": _fields(
         generation=is_number,
-        phase=_is_text,
+        phase=is_text,
         since=is_time,
         bridge=_is_flag,
-        servers=_list(_fields(address=_is_text, active=is_number, idle=is_number)),
+        servers=_list(_fields(address=is_text, active=is_number, idle=is_number)),
         successor=_maybe(_NEIGHBOUR),
         predecessors=_list(_NEIGHBOUR),
         last_reload=_maybe(is_report),
         upgrade=_maybe(_is_upgrade),
     ),
     "origin": _fields(
-        words=_maybe(_list(_is_text)),
-        arguments=_list(_is_text),
-        directory=_is_text,
+        words=_maybe(_list(is_text)),
+        arguments=_list(is_text),
+        directory=is_text,
         environment=_is_environment,
     ),
-    "owns": _fields(owns=_is_flag, pid_file=_maybe(_is_text)),
+    "owns": _fields(owns=_is_flag, pid_file=_maybe(is_text)),
     "moved": _fields(pid=is_pid),
     "started": _NEIGHBOUR,
     "ready": _fields(pid=is_pid, generation=is_number, bridge=_is_flag, seconds=is_time),
-    "failed": _fields(generation=is_number, reason=_is_text, output=_list(_is_text)),
+    "failed": _fields(generation=is_number, reason=is_text, output=_list(is_text)),
     "cut": _fields(requests=is_number),
-    "outcome": _fields(result=_is_text, text=_is_text),
+    "outcome": _fields(result=is_text, text=is_text),
 }
 
 

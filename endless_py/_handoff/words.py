@@ -61,7 +61,7 @@ def _is_path(value: object) -> bool:
     return value is None or (isinstance(value, str) and "\0" not in value)
 
 
-def _is_text(value: object) -> bool:
+def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
@@ -75,7 +75,7 @@ def is_report(value: object) -> bool:
     """Whether it says how a reload went."""
     if not isinstance(value, dict) or not isinstance(value.get("ok"), bool):
         return False
-    how = is_time(value.get("seconds")) if value["ok"] else _is_text(value.get("reason"))
+    how = is_time(value.get("seconds")) if value["ok"] else is_text(value.get("reason"))
     return how and is_time(value.get("at")) and is_number(value.get("generation"))
 
 
@@ -98,7 +98,7 @@ FROM_SUCCESSOR: dict[str, Fields] = {
     "refused": {"ids": _are_numbers},
     "replaced_by": {"pid": is_pid, "generation": is_number},
     "hand_back": {},
-    "put_off": {"reason": _is_text},
+    "put_off": {"reason": is_text},
 }
 FROM_PREDECESSOR: dict[str, Fields] = {
     "in_charge": {"pid_file": _is_path},
@@ -111,7 +111,7 @@ FROM_PREDECESSOR: dict[str, Fields] = {
     "connections": {"items": _is_list},
     "predecessor": {"pid": is_pid, "own": is_number, "numbers": _is_list},
     "wait_over": {},
-    "orphaned": {"reason": _is_text},
+    "orphaned": {"reason": is_text},
     "starting": {},
 }
 

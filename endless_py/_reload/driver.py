@@ -119,8 +119,8 @@ class Driver:
         """Whether this thread, after its step, will itself wait for what may happen."""
         if listener is not None:
             return self.leads(listener)
-        helper, ident = self._helper, _thread.get_ident()
-        return (helper is not None and helper.ident == ident) or self._last_ident == ident
+        helper = self._helper
+        return helper is not None and helper.ident == _thread.get_ident()
 
     def later(self, job: Callable[[], None]) -> None:
         """Have the program's code called after this step, by a thread that holds nothing."""
@@ -318,6 +318,12 @@ class Driver:
             self.advance()
         last, self._last = self._last, None
         last.close()
+
+    def finish_step(self) -> None:
+        """Wait until no helper drives, nor another thread is in the middle of a step."""
+        self.end_helper()
+        with self.stepping:
+            pass
 
     def _wait(self, poller: Poller) -> None:
         poller.watch(self._driven.watched())

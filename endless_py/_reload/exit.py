@@ -143,9 +143,7 @@ class Exit:
         """The interpreter ends: no thread of ours may run into its finalization."""
         process, driver = self._process, self._process.driver
         driver.exiting = True
-        driver.end_helper()
-        with driver.stepping:  # another server's thread may be in the middle of a step
-            pass
+        driver.finish_step()  # another server's thread may be in the middle of one
         if not driver.wait_for_jobs():
             process.log(
                 log.ERROR, "a hook that still runs does not end; the process ends without it"
@@ -156,9 +154,7 @@ class Exit:
             driver.advance()
             # Another thread may have been faster, and be in the middle of the step: what it
             # decides counts for what follows here.
-            driver.end_helper()
-            with driver.stepping:
-                pass
+            driver.finish_step()
             driver.advance()
 
     def wait_for_others(self) -> None:

@@ -52,7 +52,7 @@ class Hooks:
 
     def run_step(self, name: str) -> None:
         """Call what waits for this step of the process."""
-        self.run(self.steps.get(name, []), f"{name} hook")
+        self.run(self.steps[name], f"{name} hook")
 
     def run(self, hooks: list[Hook], kind: str) -> None:
         """Call these; one that raises is logged, and keeps nothing from happening."""

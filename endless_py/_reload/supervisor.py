@@ -98,13 +98,16 @@ class Supervisor:
                 self._claimed = True
                 self._write_now(self.pid_file, os.getpid())
 
+    def _held(self) -> Optional[int]:
+        return None if self.pid_file is None else self.pid_file.held
+
     def _hand_on(self) -> None:
         """Every generation is handed the open file: it has the file's lock by that, and may not be
         able to open it itself. Called whenever this process has another one, or none.
         """
         with self._process.files_lock:
             files = self._process.files
-            held = self.pid_file.held if self.pid_file is not None else None
+            held = self._held()
             former = files.get(_HELD)
             if former == held:
                 return
@@ -157,7 +160,7 @@ class Supervisor:
         machine = self._process.machine
         if machine.migrates or (machine.over and not machine.leaves):
             path = self._let_take(successor.generation, successor.pid)
-            held = self.pid_file.held if self.pid_file is not None else None
+            held = self._held()
             successor.say("in_charge", () if held is None else (held,), pid_file=path)
 
     def _let_take(self, generation: int, pid: int) -> Optional[str]:

@@ -241,12 +241,17 @@ def _buffered(handler: Any) -> bool:
     rfile = own(handler, "rfile")
     if type(rfile) is not io.BufferedReader:
         return False
-    raw: Any = rfile.raw
-    raw.readinto = _nothing_yet  # peek() would wait for the socket
+    return _peek(rfile, _nothing_yet)
+
+
+def _peek(rfile: io.BufferedReader, readinto: Callable[[Any], Optional[int]]) -> bool:
+    """Whether there is something in the buffer, once readinto() was asked for more if not."""
+    raw = vars(rfile.raw)
+    raw["readinto"] = readinto  # SocketIO's own would wait for the socket
     try:
         return bool(rfile.peek(1))
     finally:
-        del raw.readinto
+        del raw["readinto"]
 
 
 def _read_ahead(handler: Any) -> bool:
@@ -258,9 +263,8 @@ def _read_ahead(handler: Any) -> bool:
     rfile, connection = own(handler, "rfile"), own(handler, "connection")
     if type(rfile) is not io.BufferedReader or type(connection) is not socket.socket:
         return False
-    raw = rfile.raw
     # With a time-out the call would wait, in spite of its flag.
-    if type(raw) is not socket.SocketIO or connection.gettimeout() is not None:
+    if type(rfile.raw) is not socket.SocketIO or connection.gettimeout() is not None:
         return False
 
     def readinto(buffer: Any) -> Optional[int]:
@@ -269,11 +273,7 @@ def _read_ahead(handler: Any) -> bool:
         except BlockingIOError:
             return None
 
-    vars(raw)["readinto"] = readinto
-    try:
-        return bool(rfile.peek(1))
-    finally:
-        del vars(raw)["readinto"]
+    return _peek(rfile, readinto)
 
 
 def _nothing_yet(buffer: Any) -> None:

@@ -13,11 +13,8 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
-_ACTIONS = tuple(
-    vars(cls)["service_actions"]
-    for cls in (socketserver.BaseServer, forking.StdForkingMixIn)
-    if "service_actions" in getattr(cls, "__dict__", {})
-)
+_BASE = socketserver.BaseServer.service_actions
+_ACTIONS = (_BASE, getattr(forking.StdForkingMixIn, "service_actions", _BASE))
 
 
 def is_method(server: Any, name: str, method: Any) -> bool:

@@ -110,7 +110,7 @@ class PidFile:
 
     def _names_another(self, found: Record, ours: Collection[int]) -> bool:
         """Whether what it names is a living process that is none of this server's."""
-        return found.pid not in (None, os.getpid(), *ours) and is_alive(found.pid or 0)
+        return _is_of_another(found, ours) and is_alive(found.pid or 0)
 
     def _owned(self, text: str) -> PidFileError:
         return refusal(errno.EEXIST, f"the pid file {text}", self.path)
@@ -150,7 +150,8 @@ class PidFile:
             opened = True
         if opened and (self._locked is False or not self._holds()):
             found = self._read()
-            if found and found.pid not in (None, os.getpid(), *ours) and self._locked is False:
+            dead = found and _is_of_another(found, ours) and not is_alive(found.pid or 0)
+            if dead and self._locked is False:
                 # Whoever has the lock of a file with a dead number is about to write its own, or
                 # is a child that has outlived the server.
                 until = time.monotonic() + _WRITES
@@ -305,6 +306,11 @@ def read_pid(path: Union[str, os.PathLike[str]]) -> int:
     """Return the pid in a pid file; PidFileError with one clear line when there is none."""
     name = os.fspath(path)
     return pid_of(look(name), name)
+
+
+def _is_of_another(found: Record, ours: Collection[int]) -> bool:
+    """Whether its number is none of this server's."""
+    return found.pid not in (None, os.getpid(), *ours)
 
 
 def _is_root() -> bool:

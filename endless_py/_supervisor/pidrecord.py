@@ -91,13 +91,21 @@ def is_alive(pid: int) -> bool:
         return False
     except OSError:
         pass  # another user's
-    return not _is_zombie(pid)
+    return not is_zombie(pid)
 
 
-def _is_zombie(pid: int) -> bool:
+def is_zombie(pid: int) -> bool:
     """Whether it has ended and was not reaped; in a container some never are."""
+    return process_status(pid)[:1] in ([b"Z"], [b"X"])
+
+
+def process_status(pid: int) -> list[bytes]:
+    """Return what Linux says of a process, from its state on (see proc(5)); empty without /proc.
+
+    What comes before is its name, which may have any characters.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False  # no /proc
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return []

@@ -284,6 +284,7 @@ def test_a_predecessor_that_says_nonsense_is_logged_and_serving_goes_on(tmp_path
         old = program.wait_serving()
         (tmp_path / "code").write_text("")
         new = program.reload(1, old)
+        program.wait("unknown word 'no word of ours'")  # after all others
         program.wait_alone(new)
         text = program.text
         for wrong in (
@@ -458,6 +459,7 @@ def test_no_name_is_found_by_who_shares_the_network(tmp_path):
     (tmp_path / "code").write_text("")
     with Program("steps.py", tmp_path) as program:
         pid = program.wait_serving()
+        settled_descriptors(pid)
         links = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
         with open("/proc/net/unix") as file:
             lines = [line.split() for line in file if f"socket:[{line.split()[6]}]" in links]

@@ -152,6 +152,7 @@ try:
 except ImportError:
     import _xxsubinterpreters as interpreters
 import os
+import endless_py.http.server  # 3.12 may crash when datetime comes first in a sub-interpreter
 
 code = '''
 import endless_py, endless_py.http.server
@@ -167,7 +168,6 @@ for make in (
 '''
 failed = interpreters.run_string(interpreters.create(), code)
 print(failed or "done", flush=True)
-import endless_py.http.server
 with endless_py.HTTPServer(("127.0.0.1", 0), endless_py.BaseHTTPRequestHandler):
     print("the main interpreter serves", flush=True)
 os._exit(0)  # an interpreter's end is the library's matter

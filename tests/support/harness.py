@@ -257,12 +257,26 @@ def settled_descriptors(pid: int) -> int:
 
     As long as it takes one it has none in reserve.
     """
-    before = None
-    while True:
+
+    def count():
+        before = _asleep(pid)
         found = descriptors(pid)
-        if found == before:
-            return found
-        before = found
+        return found if before and _asleep(pid) == before else None
+
+    return until(count)
+
+
+def _asleep(pid: int) -> list[str]:
+    """Return what changes if a thread of it runs; nothing while one does."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in sorted(os.listdir(f"/proc/{pid}/task")):
+            status = Path(f"/proc/{pid}/task/{task}/status").read_text()
+            if "\nState:\tS" not in status:
+                return []
+            found.append(task + status[status.index("\nvoluntary_ctxt_switches") :])
+        return found
+    return []
 
 
 def queued(port: int) -> int:
