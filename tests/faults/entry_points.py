@@ -271,6 +271,15 @@ def body_of(data: bytes) -> bytes:
     return b"".join(pieces[number % len(pieces)] for number in data)
 
 
+def head_of(data: bytes) -> bytes:
+    """A request line, and pieces of a head, one for each byte."""
+    whole = b"Host: x\r\n", b"A:\t\r\n", b"Length: 1 \n", b"X: \x80\r\n"
+    pieces = (*whole, b"Host", b": ", b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b"()", b"x: y")
+    line = (b"GET / HTTP/1.1", b"GET  / HTTP/1.1", b"G\xc3T /\r HTTP/1.0", b"GET /")[len(data) % 4]
+    ends = (b"\r\n\r\n", b"\n", b"")[len(data) % 3]
+    return line + b"\r\n" + b"".join(pieces[number % len(pieces)] for number in data) + ends
+
+
 def statement_of(data: bytes) -> bytes:
     """A statement, with the fields that the bytes name changed."""
     said: dict[str, object] = dict(SIGNED)
@@ -308,4 +317,9 @@ ALL = {
 }
 
 # Few inputs would ever find the way into these: what makes bytes that are nearly good.
-SHAPES = {tar: tar_of, request_body: body_of, statement: statement_of}
+SHAPES = {
+    request_head: head_of,
+    request_body: body_of,
+    statement: statement_of,
+    tar: tar_of,
+}
