@@ -33,12 +33,12 @@ def run(data: bytes) -> None:
         data = data[1:]
     else:
         entry = entries[0]
-    if entry in (entry_points.channel, entry_points.inheritance, entry_points.request) and data:
+    if entry in entry_points.FRAMED and data:
         # Few inputs would ever find the magic bytes and a right length.
         how, data = data[0], data[1:]
         if how & 1:
             data = entry_points.frame(data, how >> 6)
-        entry(data, how >> 1 & 3)
+        entry(data, *entry_points.FRAMED[entry](how >> 1 & 3))
     elif entry in entry_points.SHAPES and data and data[0] & 1:
         entry(entry_points.SHAPES[entry](data[1:]))
     else:

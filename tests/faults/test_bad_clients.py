@@ -148,7 +148,7 @@ CASES = [
     # A server without threads is its slowest client's by nature: there is nothing to lose.
     if kind != "HTTPServer" or rude in (half_closed, resets)
 ]
-QUICK = [("ThreadingHTTPServer", rude) for rude in (half_closed, resets, never_reads)]
+QUICK = [("ThreadingHTTPServer", rude) for rude in (half_closed, resets)]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ class Clients(Load):
             client.close()
 
 
-@pytest.mark.parametrize("make", [HTTPClient, URLLib3, slow(HTTPX)])
+@pytest.mark.parametrize("make", [slow(HTTPClient), URLLib3, slow(HTTPX)])
 def test_python_clients_keep_their_connections(make):
     with server() as program:
         with Clients(program.port, make) as clients:

@@ -244,10 +244,10 @@ def kept_by(clients, sent=False):
 @pytest.mark.parametrize(
     ("kind", "count", "at"),
     [
-        ("ThreadingHTTPServer", 200, 1),
+        slow("ThreadingHTTPServer", 200, 1),
         ("ThreadingHTTPServer", 200, 50),
-        ("ThreadingHTTPServer", 200, 200),
-        ("ForkingHTTPServer", 30, 10),
+        slow("ThreadingHTTPServer", 200, 200),
+        slow("ForkingHTTPServer", 30, 10),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -327,7 +327,7 @@ def test_what_the_successor_has_not_accepted_is_served_here():
         close([slow, idle])
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
+@pytest.mark.parametrize("kind", first(["ThreadingHTTPServer", "ForkingHTTPServer"]))
 def test_clients_that_leave_on_the_way_make_no_noise(kind, tmp_path):
     with fatal(tmp_path, signal.SIGSTOP, 1, kind) as program:
         old = program.wait_serving()
@@ -414,7 +414,8 @@ def test_a_connection_outlives_the_generation_that_would_have_received_it(tmp_pa
         program.stop(pid)
 
 
-@pytest.mark.parametrize("kind", first(["ThreadingHTTPServer", "ForkingHTTPServer"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "ForkingHTTPServer"])
 def test_connections_on_the_way_while_reload_follows_reload(kind, tmp_path):
     count, reloads = (300, 6) if kind == "ThreadingHTTPServer" else (30, 4)
     with custom(tmp_path, SERVE.replace("ThreadingHTTPServer", kind)) as program:

@@ -68,7 +68,7 @@ def wait_answered(*ports):
 
 
 @pytest.mark.parametrize("keep_pid", first([False, True]))
-@pytest.mark.parametrize("second", SECOND)
+@pytest.mark.parametrize("second", first(SECOND))
 def test_clients_are_answered_or_refused_during_the_drain(second, keep_pid, tmp_path):
     first, port = free_port(), free_port()
     code = FOREIGN + TWO.format(keep_pid=keep_pid, second=SECOND[second])

@@ -16,7 +16,7 @@ import threading
 import time
 
 import pytest
-from harness import ROOT, Program, connect, first, get
+from harness import ROOT, Program, connect, first, get, slow
 
 SOON = 8.0  # seconds in which a process that is not stuck has done what it was told
 HOOKS = [
@@ -32,6 +32,7 @@ HOOKS = [
     "on_drain",
     "on_resume",
 ]
+QUICK = ("before_signal HUP", "before_reload", "check", "on_ready", "on_drained")
 
 
 def start(folder, code):
@@ -188,7 +189,7 @@ FUNCTIONS_CALLED = re.findall(r'^    "(.+)": ', FUNCTIONS, re.M)
 
 
 @pytest.mark.parametrize("thread", first([False, True]), ids=["itself", "in a thread"])
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", [hook if hook in QUICK else slow(hook) for hook in HOOKS])
 def test_a_hook_may_call_everything_public(hook, thread, tmp_path):
     with start(tmp_path, FUNCTIONS.format(hook=hook, thread=thread)) as program:
         provoke(program, tmp_path, hook)
@@ -243,7 +244,7 @@ def test_a_hook_may_stop_the_process(hook, tmp_path):
         assert program.process.wait(SOON) == 0
 
 
-@pytest.mark.parametrize("call", ["server.shutdown()", "in_a_thread(server.shutdown)"])
+@pytest.mark.parametrize("call", first(["server.shutdown()", "in_a_thread(server.shutdown)"]))
 @pytest.mark.parametrize("hook", [h for h in HOOKS if h != "check"])
 def test_a_hook_may_shut_a_server_down(hook, call, tmp_path):
     code = STOPS.format(hook=hook, call=call)

@@ -192,6 +192,7 @@ def test_twenty_reloads_lose_no_request_and_close_no_connection():
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_six_reloads_of_https_lose_no_request(tmp_path):
     reloads = 6
     # On a busy machine some of so many clients do not get their turn for seconds.
@@ -218,6 +219,7 @@ def test_six_reloads_of_https_lose_no_request(tmp_path):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.slow
 def test_these_clients_would_notice(tmp_path):
     """The control: without migration, and closing at once, the same clients lose requests."""
     code = f"Handler.migrates = False\nThreadingHTTPServer.keepalive_grace = 0.0\n{SERVE}"
