@@ -160,8 +160,12 @@ class Program:
         os.kill(pid, signal.SIGHUP)
         return self.wait_serving(generation, count)
 
-    def pids(self) -> list[int]:
-        return session_pids(self.pid)
+    def pids(self, watchers: bool = False) -> list[int]:
+        """Its processes; one that forks and ends while /proc is read hides its child once."""
+        found = session_pids(self.pid, watchers)
+        while found != (found := session_pids(self.pid, watchers)):
+            pass
+        return found
 
     def wait_alone(self, pid: int | None, timeout: float = TIMEOUT) -> None:
         """Wait until `pid` is the only process left (None: no process is)."""
@@ -187,13 +191,13 @@ class Program:
     def __exit__(self, kind, *rest) -> None:
         # One that is just being started shows up a little later, as its watcher's child.
         deadline = time.monotonic() + 5
-        left = session_pids(self.pid, watchers=True)
+        left = self.pids(watchers=True)
         while left and time.monotonic() < deadline:
             for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             self.process.poll()
-            left = session_pids(self.pid, watchers=True)
+            left = self.pids(watchers=True)
         self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         if kind is not None:
