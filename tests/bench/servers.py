@@ -17,8 +17,8 @@ It writes `port N` once it listens. COUNT servers (default 1) are served, each b
 thread of its own; the last one on PORT (default 0, any). With COUNT 0 the program ends when its
 first connection has ended.
 
-An HTTP server answers GET with its pid; GET /use?N also keeps N MB of memory in use, POST waits
-for its body. The others echo a line or a datagram.
+An HTTP server answers GET with its pid; GET /use?N also keeps N MB of memory in use, GET /burn?N
+computes for N turns of a loop, POST waits for its body. The others echo a line or a datagram.
 """
 
 import os
@@ -27,6 +27,8 @@ import socket
 import sys
 import threading
 import time
+
+from burn import burn
 
 library, name = sys.argv[1:3]
 port = int(sys.argv[3]) if len(sys.argv) > 3 else 0
@@ -55,6 +57,8 @@ if HTTP:
         def do_GET(self):
             if self.path.startswith("/use?"):
                 kept.append(b"x" * (int(self.path[5:]) << 20))
+            elif self.path.startswith("/burn?"):
+                burn(int(self.path[6:]))
             self.answer()
 
         def do_POST(self):

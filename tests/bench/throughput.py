@@ -6,10 +6,12 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
+from burn import turns_in
 from harness import TIMEOUT
 from measure import (
     OURS,
@@ -36,9 +38,9 @@ EXTRAS = {
 }
 
 
-def wrk(port: int, seconds: int, *more: str) -> float:
+def wrk(port: int, seconds: int, *more: str, path: str = "/") -> float:
     """Requests per second of 16 clients."""
-    words = [tool("wrk"), "-t1", "-c16", f"-d{seconds}s", *more, f"http://127.0.0.1:{port}/"]
+    words = [tool("wrk"), "-t1", "-c16", f"-d{seconds}s", *more, f"http://127.0.0.1:{port}{path}"]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=True)
     wrong = re.search(r"Non-2xx.*: (\d+)", done.stdout)
     rate = re.search(r"Requests/sec: +([\d.]+)", done.stdout)
@@ -125,6 +127,36 @@ def connections(settings: Settings) -> list[Row]:
     """Requests on a connection each, 16 at a time; the floor merely sets TCP_NODELAY."""
     what = "requests/s, a connection each, wrk -c16"
     return _requests(settings, what, "nodelay", 1.2, 1.1, "-H", "Connection: close")
+
+
+def cores(settings: Settings) -> list[Row]:
+    """Requests whose handler computes for 2 ms, on two cores and on one.
+
+    Nothing where the interpreter has a GIL: there the second core is of no use.
+    """
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        return []
+    one, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise NotMeasured("a machine with two cores")
+    two = {one, others[0]}
+    path, seconds = f"/burn?{turns_in(0.002)}", settings.pick(4, 1)
+    with contextlib.ExitStack() as stack:
+        measures = []
+        for library in (OURS, STANDARD):
+            for those in (two, {one}):
+                program, port = stack.enter_context(
+                    server(settings, library, "ThreadingHTTPServer")
+                )
+                os.sched_setaffinity(program.pid, those)  # its threads will have it from the first
+                measures.append(partial(wrk, port, seconds, "-H", "Connection: close", path=path))
+        ours, ours_on_one, standard, standard_on_one = turns(settings.pick(7, 1), *measures)
+    what = "requests/s, 2 ms of Python each, no GIL, two cores"
+    return [
+        ratio_row(what, "one core", ours, ours_on_one, 1.8),
+        ratio_row(f"{what}; the standard class", "one core", standard, standard_on_one, None),
+        ratio_row(what, "standard class", ours, standard, 1),
+    ]
 
 
 def echo(settings: Settings) -> list[Row]:
