@@ -70,10 +70,10 @@ class _Load:
         return rate
 
 
-def _cost_row(what: str, ours: _Load, standard: _Load) -> Row:
+def _cost_row(what: str, load: _Load, other: _Load, against: str = "standard class") -> Row:
     """What does not depend on who else uses the machine."""
     what = f"{what}: the server's processor time for each"
-    return ratio_row(what, "standard class", ours.costs, standard.costs, None, " us")
+    return ratio_row(what, against, load.costs, other.costs, None, " us")
 
 
 def _requests(
@@ -140,22 +140,27 @@ def cores(settings: Settings) -> list[Row]:
     if not others:
         raise NotMeasured("a machine with two cores")
     two = {one, others[0]}
-    path, seconds = f"/burn?{turns_in(0.002)}", settings.pick(4, 1)
+    path, seconds = f"/burn?{turns_in(0.002)}", settings.pick(3, 1)
     with contextlib.ExitStack() as stack:
-        measures = []
+        loads = []
         for library in (OURS, STANDARD):
             for those in (two, {one}):
                 program, port = stack.enter_context(
                     server(settings, library, "ThreadingHTTPServer")
                 )
                 os.sched_setaffinity(program.pid, those)  # its threads will have it from the first
-                measures.append(partial(wrk, port, seconds, "-H", "Connection: close", path=path))
-        ours, ours_on_one, standard, standard_on_one = turns(settings.pick(7, 1), *measures)
+                rate = partial(wrk, port, seconds, "-H", "Connection: close", path=path)
+                loads.append(_Load(program.pid, seconds, rate))
+        ours, ours_on_one, standard, standard_on_one = turns(settings.pick(7, 1), *loads)
     what = "requests/s, 2 ms of Python each, no GIL, two cores"
     return [
         ratio_row(what, "one core", ours, ours_on_one, 1.8),
         ratio_row(f"{what}; the standard class", "one core", standard, standard_on_one, None),
         ratio_row(what, "standard class", ours, standard, 1),
+        # Twice as much for each, and the second core would be of no use.
+        _cost_row(what, loads[0], loads[1], "one core"),
+        _cost_row(f"{what}; the standard class", loads[2], loads[3], "one core"),
+        _cost_row(what, loads[0], loads[2]),
     ]
 
 
