@@ -32,7 +32,7 @@ def load(text: str) -> Any:
             found = getattr(found, part)
         except AttributeError:
             raise NoApplication(f"{reached} has no {part!r}") from None
-        reached = f"{reached}:{part}" if found is module else f"{reached}.{part}"
+        reached += f".{part}" if ":" in reached else f":{part}"
     if arguments is not None:
         if not callable(found):
             raise NoApplication(f"{text.partition('(')[0]} is no factory: it cannot be called")
@@ -71,15 +71,15 @@ def _parse(text: str, name: str) -> tuple[list[str], Any, dict[str, Any]]:
 
 def _import(text: str, name: str) -> Any:
     if not all(part.isidentifier() for part in name.split(".")):
-        hint = "; give the module's name, without .py" if name.endswith(".py") else ""
-        raise NoApplication(f"{name!r} is not the name of a module{hint}")
+        raise NoApplication(f"{name!r} is not the name of a module")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         # Where the module is there, but not what it imports, its traceback says more.
         if name == missing or name.startswith(missing + "."):
+            hint = "; give its name, without .py" if name.endswith(".py") else ""
             raise NoApplication(
-                f"there is no module {missing!r} in this folder or on Python's path"
+                f"there is no module {missing!r} in this folder or on Python's path{hint}"
             ) from None
         raise

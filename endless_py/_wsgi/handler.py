@@ -225,11 +225,11 @@ class Handler(socketserver.BaseRequestHandler):
                 close: Optional[Callable[[], object]] = getattr(result, "close", None)
                 if close is not None:
                     close()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a sys.exit() ends no server
             self._failed(error, response, body, head)
 
     def _failed(
-        self, error: Exception, response: Response, body: Optional[Body], head: Head
+        self, error: BaseException, response: Response, body: Optional[Body], head: Head
     ) -> None:
         """The application has raised, or its client has left."""
         transport = self.transport

@@ -12,6 +12,7 @@ BENCH = ROOT / "tests" / "bench"
 ROWS = {
     "keepalive": ["requests/s, keep-alive"],
     "connections": ["requests/s, a connection each"],
+    "wsgi": ["WSGI requests/s, keep-alive", "WSGI requests/s, a connection each"],
     "echo": [
         f"echoes/s, {prefix}{kind}Server"
         for prefix in ("Threading", "Forking", "")
@@ -24,7 +25,7 @@ ROWS = {
     "memory": ["memory of a fresh server"],
     "imports": ["import endless_py"],
 }
-NEEDS = {"keepalive": "wrk", "connections": "wrk", "idle": "strace"}
+NEEDS = {"keepalive": "wrk", "connections": "wrk", "wsgi": "wrk", "idle": "strace"}
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_idle_connections_do_not_keep_others_from_the_threads_for_long(idle):
     ("words", "text"),
     [
         (["no_such_module:app"], "there is no module 'no_such_module'"),
-        (["applications.py:app"], "give the module's name, without .py"),
+        (["applications.py:app"], "give its name, without .py"),
         (["applications:missing"], "applications has no 'missing'"),
         (["applications:holder.missing"], "applications:holder has no 'missing'"),
         (["applications:number"], "a int cannot be called"),

@@ -413,6 +413,14 @@ def test_an_error_is_logged_with_its_request_line_and_answered_with_500(caplog):
     assert "the database is gone" in caplog.text
 
 
+def test_an_exit_is_an_error(caplog):
+    def application(environ, start_response):
+        raise SystemExit("enough")
+
+    assert exchange(application, GET).startswith(b"HTTP/1.1 500 ")
+    assert "enough" in caplog.text
+
+
 def test_an_error_in_the_middle_ends_the_connection_without_the_last_chunk():
     def application(environ, start_response):
         start_response("200 OK", [])
