@@ -33,9 +33,6 @@ class WSGIMixIn:
     _crowded = False
 
     def server_bind(self: Any) -> None:
-        if self.address_family == socket.AF_INET6:
-            # Another bind has the IPv4 address, as with gunicorn.
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         # Not http.server's, which asks for the name of the host and may wait for an answer.
         socketserver.TCPServer.server_bind(self)
         address = self.server_address

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional, Sequence
 
 _PIECE = 65536
+_SMALL = 16384  # bytes that are rather copied than sent from two places
 _LINGER = 2.0  # seconds for which a client that still sends is listened to
 _LINGERED = 1 << 20  # bytes that are thrown away meanwhile
 _SENDFILE = 1 << 30  # bytes in one call
@@ -66,14 +67,15 @@ class Transport:
                 raise ClientTimeout("the client has said nothing for too long")
 
     def _write(self, pieces: Sequence[Any]) -> int:
-        return (
-            os.writev(self._descriptor, pieces)
-            if len(pieces) > 1
-            else os.write(self._descriptor, pieces[0])
-        )
+        if len(pieces) == 1:
+            return os.write(self._descriptor, pieces[0])
+        return os.writev(self._descriptor, pieces)
 
     def send(self, *pieces: bytes) -> None:
         """Send it all; raises ClientGone."""
+        size = sum(map(len, pieces))
+        if len(pieces) > 1 and size <= _SMALL:
+            pieces = (b"".join(pieces),)
         try:
             sent = self._write(pieces)
         except BlockingIOError:
@@ -81,7 +83,7 @@ class Transport:
         except OSError as error:
             self.gone = True
             raise ClientGone(*error.args) from None
-        if sent == sum(map(len, pieces)):
+        if sent == size:
             return
         left = memoryview(b"".join(pieces))[sent:]
         while left:

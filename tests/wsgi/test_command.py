@@ -154,6 +154,30 @@ def test_watch(tmp_path):
         program.stop(new)
 
 
+def test_a_busy_connection_makes_way_for_one_that_waits():
+    port = free_port()
+    words = ["-b", f"127.0.0.1:{port}", "--threads", "1", "--keep-alive", "60"]
+    ask = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with wsgi("applications:plain", *words) as program:
+        pid = program.wait_serving()
+        address = ("127.0.0.1", port)
+        with (
+            socket.create_connection(address, TIMEOUT) as busy,
+            socket.create_connection(address, TIMEOUT) as waits,
+        ):
+            busy.sendall(ask)
+            assert busy.recv(1000).startswith(b"HTTP/1.1 200 ")
+            waits.sendall(ask)
+            waits.settimeout(10)
+            for _ in range(2):  # a look at the queue counts for a moment
+                time.sleep(0.1)
+                busy.sendall(ask)
+                if b"Connection: close" in busy.recv(1000):
+                    break
+            assert waits.recv(1000).startswith(b"HTTP/1.1 200 ")
+        program.stop(pid)
+
+
 @pytest.mark.parametrize("idle", [0, 2])
 def test_idle_connections_do_not_keep_others_from_the_threads_for_long(idle):
     port = free_port()

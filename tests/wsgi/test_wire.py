@@ -496,6 +496,11 @@ def test_an_application_may_end_the_connection():
     assert answer.count(b"HTTP/1.1 ") == answer.count(b"Connection: close") == 1
 
 
+def test_connections_are_not_kept_where_that_is_not_wanted():
+    answer = exchange(fixed(), GET * 2, keep_alive=0.0)
+    assert answer.count(b"HTTP/1.1 ") == answer.count(b"Connection: close") == 1
+
+
 def files(folder):
     path = folder / "file"
     path.write_bytes(b"0123456789" * 30_000)
