@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m endless_py",
         description="Serve a folder over HTTP, reloadable by SIGHUP.",
-        epilog=f"Commands for a running server: {', '.join(COMMANDS)}; see COMMAND --help.",
+        epilog=f"Commands for a running server: {', '.join(COMMANDS)}; see COMMAND --help. "
+        "For a WSGI application: wsgi MODULE:APPLICATION; see wsgi --help.",
     )
     parser.add_argument("port", nargs="?", type=_port, default=8000, help="default: 8000")
     parser.add_argument("-b", "--bind", metavar="ADDRESS", help="default: all interfaces")

@@ -27,7 +27,8 @@ from measure import HEAD, NotMeasured, Row, Settings
 BENCHMARKS = {
     function.__name__: function
     for function in [
-        *(throughput.keepalive, throughput.connections, throughput.cores, throughput.echo),
+        *(throughput.keepalive, throughput.connections, throughput.cores),
+        *(throughput.wsgi, throughput.echo),
         *(reloads.reload, reloads.end, reloads.latency),
         *(quiet.idle, quiet.memory, quiet.imports),
     ]

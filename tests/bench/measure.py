@@ -96,6 +96,22 @@ def gunicorn(settings: Settings):
         yield port
 
 
+@contextlib.contextmanager
+def wsgi_server(settings: Settings, name: str):
+    """A server of application.py with 16 threads, by its command; its port."""
+    port = free_port()
+    words = {
+        "endless_py": ["endless_py", "wsgi", "--threads", "16", "-b", f"127.0.0.1:{port}"],
+        "waitress": ["waitress", "--threads", "16", "--listen", f"127.0.0.1:{port}"],
+    }[name]
+    if importlib.util.find_spec(name) is None:
+        raise NotMeasured("python -m pip install 'endless-py[bench]'")
+    command = [sys.executable, "-m", *words, "application:application"]
+    with Program(command=command, cwd=HERE, env=settings.env()):
+        first_answer(port)
+        yield port
+
+
 def run_client(settings: Settings, kind: str, port: int, seconds: float):
     """What a client in a process of its own saw."""
     with start_client(settings, kind, port, seconds) as process:

@@ -13,6 +13,7 @@ ROWS = {
     "keepalive": ["requests/s, keep-alive"],
     "connections": ["requests/s, a connection each"],
     "cores": ["2 ms of Python each, no GIL, two cores | one core", "two cores | standard class"],
+    "wsgi": ["WSGI requests/s, keep-alive", "WSGI requests/s, a connection each"],
     "echo": [
         f"echoes/s, {prefix}{kind}Server"
         for prefix in ("Threading", "Forking", "")
@@ -25,7 +26,13 @@ ROWS = {
     "memory": ["memory of a fresh server"],
     "imports": ["import endless_py"],
 }
-NEEDS = {"keepalive": "wrk", "connections": "wrk", "cores": "wrk", "idle": "strace"}
+NEEDS = {
+    "keepalive": "wrk",
+    "connections": "wrk",
+    "cores": "wrk",
+    "wsgi": "wrk",
+    "idle": "strace",
+}
 HAS_GIL = "import sys; print(getattr(sys, '_is_gil_enabled', lambda: True)())"
 
 

@@ -25,12 +25,14 @@ from measure import (
     server,
     tool,
     turns,
+    wsgi_server,
 )
 
 ECHOES = [
     *("ThreadingTCPServer", "ForkingTCPServer", "TCPServer"),
     *("ThreadingUDPServer", "ForkingUDPServer", "UDPServer"),
 ]
+WSGI = {"gunicorn, gthread": 1.5, "waitress": 1.0}  # and how much faster ours is to be
 # By what a class's name begins with: what else is measured, its name in the table, its goal.
 EXTRAS = {
     "Forking": ("imported", "the standard class with endless_py imported", None),
@@ -162,6 +164,33 @@ def cores(settings: Settings) -> list[Row]:
         _cost_row(f"{what}; the standard class", loads[2], loads[3], "one core"),
         _cost_row(what, loads[0], loads[2]),
     ]
+
+
+def wsgi(settings: Settings) -> list[Row]:
+    """`python -m endless_py wsgi` and other servers of the same application, 16 threads each."""
+    rows, seconds = [], settings.pick(2, 1)
+    with contextlib.ExitStack() as stack:
+        ports = {"ours": stack.enter_context(wsgi_server(settings, "endless_py"))}
+        missing = {}
+        for name in WSGI:
+            try:
+                server = wsgi_server(settings, name) if name == "waitress" else gunicorn(settings)
+                ports[name] = stack.enter_context(server)
+            except NotMeasured as error:
+                missing[name] = str(error)
+        for kind, more in (
+            ("keep-alive", ()),
+            ("a connection each", ("-H", "Connection: close")),
+        ):
+            what = f"WSGI requests/s, {kind}, wrk -c16"
+            measures = [partial(wrk, port, seconds, *more) for port in ports.values()]
+            found = dict(zip(ports, turns(settings.pick(5, 1), *measures)))
+            for name, goal in WSGI.items():
+                if name in found:
+                    rows.append(ratio_row(what, name, found["ours"], found[name], goal))
+                else:
+                    rows.append(Row(what, name, f"at least {goal:g} x", missing[name], ""))
+    return rows
 
 
 def echo(settings: Settings) -> list[Row]:
