@@ -1,4 +1,4 @@
-"""python -m endless_py: the commands for a running server, and a server for a folder."""
+"""python -m endless_py: commands for a running server, others' programs, a server for a folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         from endless_py._control import commands
 
         return commands.main(words)
+    if words and words[0] == "run":
+        from endless_py._run import command
+
+        return command.main(words[1:])
     from endless_py import _serve  # the commands need none of what it imports
 
     return _serve.main(words)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the top: a room imports from its own floor and from those below it.
 FLOORS = [
-    ["endless_py.__main__", "endless_py._serve", "endless_py.upgrade"],
+    ["endless_py.__main__", "endless_py._serve", "endless_py._run", "endless_py.upgrade"],
     ["endless_py"],
     ["endless_py._api", "endless_py._asyncio", "endless_py.wsgiref", "endless_py.xmlrpc"],
     ["endless_py.http", "endless_py.socketserver"],

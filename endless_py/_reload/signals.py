@@ -74,6 +74,7 @@ class Signals:
             if hasattr(signal, name)
         }
         self.ignored_hup = False  # when this process was started, as nohup does
+        self.hint = "call endless_py.reload() from it"  # said where the program handles HUP
         self._hooked: set[int] = set()
         self._installed = False
         self._previous: dict[int, Any] = {}
@@ -169,7 +170,7 @@ class Signals:
         self._say(
             log.WARNING,
             f"the program has a SIG{self.first(RELOAD)} handler of its own, which stays; "
-            "call endless_py.reload() from it",
+            f"{self.hint}",
         )
 
     def _update(self) -> bool:
