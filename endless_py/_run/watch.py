@@ -32,43 +32,46 @@ _SITES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 class ModuleWatch:
-    """Watches from the moment at which the servers serve."""
+    """Watches from the moment at which the servers serve, and notes before when modules are read.
+
+    It is a finder that finds nothing: so it hears of each module before that is read. A file that
+    was written after that has changed; one that the program itself writes and then imports has not.
+    """
 
     def __init__(self, interval: float) -> None:
         """interval is in seconds, between two looks where the system does not tell of changes."""
         self._interval = interval
-        self._began = time.time()  # before anything of the program is imported
+        self._read = {"__main__": time.time()}  # from when on a module's file may have been read
         paths = sysconfig.get_paths()
         self._library = tuple({paths[name] + os.sep for name in ("stdlib", "platstdlib")})
         self._modules: dict[str, object] = {}  # what is known of each file
         self._beside: dict[str, object] = {}
         self._inotify: Optional[Inotify] = None
-        self._imports = False  # since the last look
+        self._imports = True  # since the last look; nobody is to be woken yet
         self._wake, self._woken = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._woken, False)
         self._thread: Optional[threading.Thread] = None
+        sys.meta_path.insert(0, self)
 
     def start(self) -> None:
         """Watch from now on, in a daemon thread; does nothing a second time."""
         if self._thread is None:
             with suppress(OSError):
                 self._inotify = Inotify()
-            sys.meta_path.insert(0, self)
             self._thread = threading.Thread(target=self._run, name="endless_py watch", daemon=True)
             self._thread.start()
 
-    def find_spec(self, *_: Any) -> None:
-        """Something is imported: whoever finds it, it is watched from now on."""
+    def find_spec(self, name: str, *_: Any) -> None:
+        """It is imported: whoever finds it, it is watched from now on."""
+        self._read[name] = time.time()
         if not self._imports:
             self._imports = True
             with suppress(OSError):
                 os.write(self._woken, b"x")
 
     def _run(self) -> None:
-        self._look()
-        now = time.time()
-        changed = [p for p in self._modules if self._began < _changed_at(p) <= now]
+        changed = self._settled()
         while True:
             # One that drains has a successor that watches; it may come back, should that one die.
             if changed and is_in_charge():
@@ -104,7 +107,8 @@ class ModuleWatch:
     def _look(self) -> list[str]:
         """Return the files that have changed since the last look, as far as they count."""
         self._imports = False  # before the look: what is imported after it wakes this thread
-        files = set(self._files())
+        read = dict(self._files())
+        files = read.keys()
         # A module that is imported now was read now; what is gone may come back, as in a rename.
         known = {path: _facts(path) or self._modules.get(path) for path in files}
         folders = {os.path.dirname(path) for path in files}
@@ -116,6 +120,9 @@ class ModuleWatch:
             if path not in files
         }
         changed = [path for path, was in self._modules.items() if known.get(path, was) != was]
+        now = time.time()  # what claims to be of later than that says nothing
+        new = files - self._modules.keys()
+        changed += [path for path in new if read[path] < _changed_at(path) <= now]
         last = control.state()["last_reload"]
         if last is not None and not last["ok"]:
             changed += [path for path, is_now in beside.items() if self._beside.get(path) != is_now]
@@ -123,15 +130,18 @@ class ModuleWatch:
         self._listen(folders)
         return changed
 
-    def _files(self) -> Iterator[str]:
-        """Yield the file of each module that is not the standard library's."""
-        for module in list(sys.modules.values()):
+    def _files(self) -> Iterator[tuple[str, float]]:
+        """Yield the file of each module that is not the standard library's, and when it was read.
+
+        Not known for what was read before the program began.
+        """
+        for module_name, module in list(sys.modules.items()):
             name = getattr(module, "__file__", None)
             if not isinstance(name, str):
                 continue
             path = os.path.abspath(name)
             if not path.startswith(self._library) or any(site in path for site in _SITES):
-                yield path
+                yield path, self._read.get(module_name, float("inf"))
 
     def _listen(self, folders: set[str]) -> None:
         """Have events of these folders, else look at their files from time to time."""
