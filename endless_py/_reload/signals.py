@@ -239,6 +239,8 @@ class Signals:
         if self._pipe is not None:
             for number in set(self._pipe.clear()) & self._previous.keys() - self.for_main:
                 before = self._late.get(number)
+                if signal.getsignal(number) != self._run:
+                    continue  # the program has set one of its own since, which runs
                 if number in self._ran:
                     self._ran.discard(number)
                 elif before is None or before.taken:

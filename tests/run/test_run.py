@@ -10,6 +10,7 @@ import sys
 import xmlrpc.client
 
 import pytest
+from commands import command
 from harness import (
     PROGRAMS,
     TIMEOUT,
@@ -231,7 +232,22 @@ def test_a_handler_of_the_programs_own_stays_and_one_line_says_so(tmp_path, late
         os.kill(pid, signal.SIGHUP)
         program.wait("the program's own")
         assert program.text.count("which stays") == 1
+        assert command("reload", pid)[0] == 0
+        pid = program.wait_serving(1)
+        program.wait_alone(pid)
         program.stop(pid)
+
+
+def test_a_handler_for_term_of_the_programs_own_stays_and_the_command_drains(tmp_path):
+    own_hup(tmp_path, late=False)
+    text = (tmp_path / "own.py").read_text().replace("SIGHUP", "SIGTERM")
+    (tmp_path / "own.py").write_text(text)
+    with Program(command=[*RUN, "own.py"], cwd=tmp_path) as program:
+        pid = program.wait_serving()
+        os.kill(pid, signal.SIGTERM)
+        program.wait("the program's own")
+        assert command("stop", pid)[0] == 0
+        program.wait_alone(None)
 
 
 @pytest.mark.parametrize("late", [False, True])

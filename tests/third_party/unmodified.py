@@ -92,6 +92,7 @@ class Case:
     files: dict[str, str] = {}  # noqa: RUF012
     tls = False
     script = ""  # what is broken, where it is not the package
+    env: dict[str, str] = {}  # noqa: RUF012
     kept = True  # a client may keep its connection, if the server says so
 
     def __init__(self, name: str, package: str, words: str, **more: object) -> None:
@@ -218,7 +219,7 @@ def trial(case: Case, folder: Path, reloads: int = RELOADS) -> Outcome:
         case.prepare(folder)
     words = case.words.replace("FOLDER", str(folder)).replace("PORT", str(port)).split()
     command = [sys.executable, "-m", "endless_py", "run", *case.options, *words]
-    env = environment(PYTHONPATH=f"{broken}{os.pathsep}{ROOT}", HOME=str(folder))
+    env = environment(PYTHONPATH=f"{broken}{os.pathsep}{ROOT}", HOME=str(folder), **case.env)
     with Program(command=command, cwd=folder, env=env) as running:
         pid = running.pid
         _wait_answer(case, port, running)
@@ -497,7 +498,8 @@ robotremoteserver.RobotRemoteServer(Library(), "127.0.0.1", PORT)
         "mercurial",
         "hg serve -R FOLDER/repo -a 127.0.0.1 -p PORT",
         prepare=make_repository,
-        module="hgdemandimport",  # its command imports that first, and the rest when it is needed
+        module="hgdemandimport",  # its command imports that first
+        env={"HGDEMANDIMPORT": "disable"},  # its lazy imports fail where two requests are the first
         options=("--take-hup",),
     ),
 ]
