@@ -7,6 +7,7 @@ may have failed in one that this process does not know.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import sys
@@ -46,6 +47,7 @@ class ModuleWatch:
         self._library = tuple({paths[name] + os.sep for name in ("stdlib", "platstdlib")})
         self._modules: dict[str, object] = {}  # what is known of each file
         self._beside: dict[str, object] = {}
+        self._contents: dict[str, tuple[object, object]] = {}
         self._inotify: Optional[Inotify] = None
         self._imports = True  # since the last look; nobody is to be woken yet
         self._wake, self._woken = os.pipe()
@@ -110,10 +112,10 @@ class ModuleWatch:
         read = dict(self._files())
         files = read.keys()
         # A module that is imported now was read now; what is gone may come back, as in a rename.
-        known = {path: _facts(path) or self._modules.get(path) for path in files}
+        known = {path: self._facts(path) or self._modules.get(path) for path in files}
         folders = {os.path.dirname(path) for path in files}
         beside = {
-            path: _facts(path)
+            path: self._facts(path)
             for folder in folders
             if not any(site in folder + os.sep for site in _SITES)
             for path in _sources(folder)
@@ -143,6 +145,25 @@ class ModuleWatch:
             if not path.startswith(self._library) or any(site in path for site in _SITES):
                 yield path, self._read.get(module_name, float("inf"))
 
+    def _facts(self, path: str) -> object:
+        """Return what changes with a file's content; None when it is not there.
+
+        Of an installed package that is what stat() says. A file of the program's own is read: it
+        may be one that each start writes anew.
+        """
+        found = _stat(path)
+        if found is None or any(site in path for site in _SITES):
+            return found
+        known = self._contents.get(path)
+        if known is None or known[0] != found:
+            try:
+                with open(path, "rb") as file:
+                    known = found, hashlib.sha256(file.read()).digest()
+            except OSError:
+                return None
+            self._contents[path] = known
+        return known[1]
+
     def _listen(self, folders: set[str]) -> None:
         """Have events of these folders, else look at their files from time to time."""
         if self._inotify is None:
@@ -159,8 +180,7 @@ class ModuleWatch:
             self._inotify = None
 
 
-def _facts(path: str) -> object:
-    """Return what changes with a file's content; None when it is not there."""
+def _stat(path: str) -> object:
     try:
         status = os.stat(path)
     except OSError:

@@ -139,6 +139,18 @@ def test_variables_are_the_defaults_of_a_program_that_imports_us(tmp_path):
         program.wait("at most 8.5 s")
 
 
+def test_variables_are_the_defaults_of_what_listen_gives(monkeypatch):
+    from endless_py import _api
+
+    monkeypatch.setenv("ENDLESS_PY_DRAIN_TIMEOUT", "none")
+    monkeypatch.setenv("ENDLESS_PY_READY_TIMEOUT", "9")
+    owner = _api._Owner(5, {"ready_timeout": 3})
+    assert (owner.drain_timeout, owner.ready_timeout) == (None, 3)
+    monkeypatch.setenv("ENDLESS_PY_DRAIN_TIMEOUT", "-1")
+    with pytest.raises(ValueError, match="ENDLESS_PY_DRAIN_TIMEOUT: drain_timeout must be 0 or"):
+        _api._Owner(5, {})
+
+
 def run(*words, **more):
     return subprocess.run(
         [sys.executable, *map(str, words)],

@@ -94,6 +94,40 @@ def test_other_files_and_an_idle_process(app):
         assert pid
 
 
+def test_a_system_that_tells_of_no_changes(app):
+    """The modules are looked at from time to time."""
+    code = (
+        "import endless_py.upgrade.inotify as inotify, endless_py.__main__ as command\n"
+        "def none(*_): raise OSError\n"
+        "inotify.Inotify.__init__ = none\n"
+        "command.main(['run', '--watch', '--watch-interval', '0.1', 'app.py'])\n"
+    )
+    with Program(command=[sys.executable, "-c", code], cwd=app) as program:
+        program.wait_serving()
+        (app / "words.py").write_text("WORD = 'two'\n")
+        program.wait("watch: .*words.py has changed; reloads")
+        pid = program.wait_serving(1)
+        program.wait_alone(pid)
+        assert get(program.port) == "two"
+        program.stop(pid)
+
+
+def test_a_module_that_the_program_writes_and_then_imports_has_not_changed(app):
+    text = APP.replace(
+        "import words", "open('made.py', 'w').write('')\nimport made, time, words\ntime.sleep(1)"
+    )
+    (app / "app.py").write_text(text)
+    with watching(app) as program:
+        pid = program.wait_serving()
+        (app / "words.py").write_text("WORD = 'two'\n")
+        pid = program.wait_serving(1)
+        program.wait_alone(pid)
+        program.stop(pid)
+        changes = [line for line in program.lines if "has changed" in line]
+        assert len(changes) == 1
+        assert "words.py" in changes[0]
+
+
 @pytest.mark.parametrize("options", [["--watch"], []])
 def test_reloaders_stay_off(tmp_path, options):
     pytest.importorskip("werkzeug")
