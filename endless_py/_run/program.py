@@ -5,12 +5,14 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib.machinery
+import importlib.util
 import io
+import marshal
 import os
-import pkgutil
 import runpy
 import sys
 import types
+from contextlib import suppress
 
 from endless_py._run.options import UsageError
 
@@ -73,7 +75,11 @@ def _is_importable(path: str) -> bool:
         return any(os.path.exists(os.path.join(path, name)) for name in names)
     if not os.path.isfile(path):
         return False
-    return pkgutil.get_importer(os.path.abspath(path)) is not None
+    for hook in sys.path_hooks:  # not by pkgutil, which takes long to import
+        with suppress(ImportError):
+            hook(os.path.abspath(path))
+            return True
+    return False
 
 
 def _set_first_path(path: str, always: bool = False) -> None:
@@ -111,11 +117,10 @@ def _script(path: str) -> Program:
 
     def load() -> Any:
         with io.open_code(path) as file:
-            code = pkgutil.read_code(file)
-        if code is None:
-            with io.open_code(path) as file:
-                code = compile(file.read(), path, "exec", 0, True)
-        return code
+            text = file.read()
+        if text[:4] == importlib.util.MAGIC_NUMBER:
+            return marshal.loads(text[16:])
+        return compile(text, path, "exec", 0, True)
 
     return Program(lambda: functools.partial(exec, load(), namespace))
 
