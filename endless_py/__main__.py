@@ -1,4 +1,4 @@
-"""python -m endless_py: the commands for a running server, and servers: for a folder, for WSGI."""
+"""python -m endless_py: commands for a running server; servers: a folder's, WSGI's, others'."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return commands.main(words)
     if words and words[0] == "wsgi":
         from endless_py._wsgi import command
+
+        return command.main(words[1:])
+    if words and words[0] == "run":
+        from endless_py._run import command
 
         return command.main(words[1:])
     from endless_py import _serve  # the commands need none of what it imports

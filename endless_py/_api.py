@@ -12,7 +12,7 @@ from endless_py._reload.hooks import DRAINED, DRAINING, READY
 from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import ForeignListener
 from endless_py._reload.machine import Event
-from endless_py._reload.settings import MAX_DRAINING, nearest
+from endless_py._reload.settings import MAX_DRAINING, from_environment, nearest
 from endless_py._reload.settings import check as check_settings
 from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP
 from endless_py._sockets.shared import ListenerSocket
@@ -205,6 +205,9 @@ class _Owner:
 
     def __init__(self, backlog: int, settings: dict[str, Any]) -> None:
         self.request_queue_size = backlog
+        for name, value in from_environment().items():
+            if hasattr(_Owner, name):
+                setattr(self, name, value)
         for name, value in settings.items():
             if not hasattr(_Owner, name):
                 meant = nearest(name, vars(_Owner))

@@ -16,6 +16,7 @@ from typing import Any, Optional, Sequence
 
 from endless_py._control.entry import COMMANDS
 from endless_py._reload import process
+from endless_py._reload.settings import problem_in_environment
 from endless_py.exceptions import EndlessError, PidFileError
 from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
 
@@ -189,6 +190,9 @@ def main(words: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit status: 1 when it cannot serve."""
     parser = _parser()
     options = parser.parse_args(words)
+    problem = problem_in_environment()
+    if problem:
+        parser.error(problem)
     _check_headers(parser, options)
     tls = _tls(parser, options)
     unreadable = _unreadable(options)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     [
         *("endless_py.__main__", "endless_py._serve", "endless_py._wsgi.command"),
-        "endless_py.upgrade",
+        *("endless_py._run", "endless_py.upgrade"),
     ],
     ["endless_py"],
     ["endless_py._wsgi"],

@@ -71,7 +71,7 @@ class Listeners:
 
     def max_draining(self) -> Optional[int]:
         """Return how many generations may drain at a time; None: there is no limit."""
-        found = [getattr(s.server, "max_draining", None) for s in self.all]
+        found = [getattr(settings.of(s.server), "max_draining", None) for s in self.all]
         limits = [most for most in found if isinstance(most, int) and most > 0]
         return min(limits, default=None)
 
@@ -81,7 +81,7 @@ class Listeners:
         return max(
             (
                 auto
-                if getattr(s.server, "exit_grace", "auto") == "auto"
+                if getattr(settings.of(s.server), "exit_grace", "auto") == "auto"
                 else s.setting("exit_grace")
                 for s in self.all
             ),

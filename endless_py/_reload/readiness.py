@@ -14,6 +14,7 @@ from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.inherit import Inherit
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
+from endless_py._reload.settings import of
 from endless_py._reload.signals import RELOAD, STOP
 from endless_py._reload.supervisor import Supervisor
 from endless_py._supervisor.detect import ends_all
@@ -49,7 +50,7 @@ class Readiness:
 
     def said_by_loop(self, listener: Listener) -> bool:
         """Whether to enter this server's loop is to say ready."""
-        return bool(listener.server.ready_on_serve or self._called)
+        return bool(of(listener.server).ready_on_serve or self._called)
 
     def call(self) -> None:
         """The program says it, for every server whose loop does not."""

@@ -58,8 +58,76 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "ready_on_serve": _flag,
     "pid_file": _path,
 }
+# What a text stands for, in an option or a variable; else it is a number, or a path.
+_WORDS: dict[str, Any] = {
+    "none": None,
+    "auto": "auto",
+    **dict.fromkeys(("yes", "true", "on"), True),
+    **dict.fromkeys(("no", "false", "off"), False),
+}
+PREFIX = "ENDLESS_PY_"  # of the variable with a setting's default: ENDLESS_PY_DRAIN_TIMEOUT
+NAMES = tuple(_CHECKS)
+SWITCHES = (*(name for name, kind in _CHECKS.items() if kind is _flag), "keep_pid")
 # Near a setting, but more likely a program's own.
 _OWN = {"read_timeout", "PID_FILE"}
+
+
+def of(server: Any) -> Any:
+    """Return what has a server's settings: itself, unless its attributes mean other things.
+
+    A program that knows nothing of this package may have a `pid_file` of its own.
+    """
+    return getattr(server, "_settings", server)
+
+
+def from_text(name: str, text: str) -> Any:
+    """Return the value that a text stands for; raises ValueError for what it cannot be."""
+    word = text.strip().lower()
+    value: Any = text
+    if name != "pid_file":
+        if word in _WORDS:
+            value = _WORDS[word]
+        elif name in SWITCHES and word in ("0", "1"):
+            value = word == "1"
+        else:
+            for kind in (float, int):
+                with suppress(ValueError):
+                    value = kind(word)
+    _CHECKS[name](name, value)
+    return value
+
+
+def from_environment() -> dict[str, Any]:
+    """Return the defaults that the environment has; a text that is none of them stays one.
+
+    A pid file is not among them: each generation takes that variable from its predecessor, and
+    hides it from the processes that the program starts.
+    """
+    found: dict[str, Any] = {}
+    for name in _CHECKS.keys() - {"pid_file"}:
+        text = os.environ.get(PREFIX + name.upper())
+        if text:
+            found[name] = text
+            with suppress(ValueError):
+                found[name] = from_text(name, text)
+    return found
+
+
+def problem_in_environment() -> str:
+    """Return which variable cannot be a setting, and why; else ""."""
+    for name, value in from_environment().items():
+        try:
+            _CHECKS[name](name, value)
+        except ValueError as error:
+            return f"{PREFIX}{name.upper()}: {error}"
+    return ""
+
+
+def set_defaults(owner: type, values: dict[str, Any]) -> None:
+    """Make these the defaults of a class, as far as it has such settings."""
+    for name, value in values.items():
+        if hasattr(owner, name):
+            setattr(owner, name, value)
 
 
 def check(server: Any, base: type) -> None:
@@ -67,10 +135,19 @@ def check(server: Any, base: type) -> None:
 
     base is the class that has the defaults: what stands in it and behind it is not looked at.
     """
+    if of(server) is not server:
+        return
     classes = type(server).__mro__
     known = {name for name in _CHECKS if hasattr(server, name)}
     for name in known:
-        _CHECKS[name](name, getattr(server, name))
+        try:
+            _CHECKS[name](name, getattr(server, name))
+        except ValueError as error:
+            variable = PREFIX + name.upper()
+            text = os.environ.get(variable)
+            if text is None or getattr(server, name) != text:
+                raise
+            raise ValueError(f"{variable}: {error}") from None
     places = [vars(server)]
     places += [vars(kind) for kind in classes[: classes.index(base)] if not _is_library(kind)]
     given = {name: value for place in reversed(places) for name, value in place.items()}
@@ -117,7 +194,8 @@ def _distance(one: str, other: str) -> int:
 
 def seconds(server: Any, name: str) -> float:
     """Return a time that a server has set; what it cannot be counts as the default."""
-    value = getattr(server, name, 0.0)
+    owner = of(server)
+    value = getattr(owner, name, 0.0)
     try:
         _time(name, value)
     except ValueError:  # set while it serves

@@ -74,6 +74,7 @@ class Signals:
             if hasattr(signal, name)
         }
         self.ignored_hup = False  # when this process was started, as nohup does
+        self.hint = "call endless_py.reload() from it"  # said where the program handles HUP
         self._hooked: set[int] = set()
         self._installed = False
         self._previous: dict[int, Any] = {}
@@ -169,7 +170,7 @@ class Signals:
         self._say(
             log.WARNING,
             f"the program has a SIG{self.first(RELOAD)} handler of its own, which stays; "
-            "call endless_py.reload() from it",
+            f"{self.hint}",
         )
 
     def _update(self) -> bool:
@@ -238,6 +239,8 @@ class Signals:
         if self._pipe is not None:
             for number in set(self._pipe.clear()) & self._previous.keys() - self.for_main:
                 before = self._late.get(number)
+                if signal.getsignal(number) != self._run:
+                    continue  # the program has set one of its own since, which runs
                 if number in self._ran:
                     self._ran.discard(number)
                 elif before is None or before.taken:

@@ -15,6 +15,7 @@ from endless_py._reload import dry_start, hooks
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
+from endless_py._reload.settings import of
 from endless_py._reload.signals import RELOAD
 from endless_py._reload.supervisor import Supervisor
 from endless_py._sockets import activation
@@ -56,8 +57,9 @@ class Spawn:
     def keeps_pid(self) -> bool:
         """Whether the next reload keeps the pid; logged when it is first known."""
         process = self._process
-        settings: list[Any] = [getattr(s.server, "keep_pid", "auto") for s in process.listeners.all]
-        keeps, why = detect.decide(settings, self._supervisor.notifier.enabled)
+        servers = [of(listener.server) for listener in process.listeners.all]
+        asked: list[Any] = [getattr(server, "keep_pid", "auto") for server in servers]
+        keeps, why = detect.decide(asked, self._supervisor.notifier.enabled)
         said, self._said = self._said, keeps
         if keeps is not said and (said is not None or process.predecessors.parent is None):
             kept = "keeps the pid" if keeps else "gives the new process a pid of its own"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import MutableMapping
 
+from endless_py._reload import settings
 from endless_py._reload.base import BaseProcess
 from endless_py._supervisor.notify import Notifier, monotonic_usec
 from endless_py._supervisor.pidfile import PID_FILE_VARIABLE, PidFile
@@ -64,7 +65,7 @@ class Supervisor:
 
     def know(self, server: Any) -> None:
         """Take a new server's pid_file; raises PidFileError when it could not be written."""
-        path = getattr(server, "pid_file", None) or self._default_pid_file
+        path = getattr(settings.of(server), "pid_file", None) or self._default_pid_file
         if path is None:
             return
         with self._lock:  # another thread may make a server with the same one

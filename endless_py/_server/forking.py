@@ -122,6 +122,17 @@ def collect(self: Any, *, blocking: bool = False) -> None:
             self.active_children.discard(pid)
 
 
+def collect_own(kind: Any) -> None:
+    """Have a class of ours wait for its own children only.
+
+    A ForkingMixIn to the left of our mix-in (whole files swapped have that) would wait for any
+    child at max_children, block the loop, and reap the successor.
+    """
+    std = getattr(StdForkingMixIn, "collect_children", None)
+    if std is not None and getattr(kind, "collect_children", None) is std:
+        kind.collect_children = collect
+
+
 def _forget(server: Any, handler: ForkedHandler) -> None:
     listener = server._listener
     if listener.poller is not None:

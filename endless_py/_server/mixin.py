@@ -88,8 +88,8 @@ def _bound(listener: Listener) -> None:
     if sock.family != getattr(socket, "AF_UNIX", None) and sock.type == socket.SOCK_STREAM:
         # Accepted connections inherit it from the listener.
         with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, server.tcp_nodelay)
-    if not server.ready_on_serve:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, settings.of(server).tcp_nodelay)
+    if not settings.of(server).ready_on_serve:
         listener.hold()
 
 
@@ -165,11 +165,7 @@ class GracefulMixIn:
                 f"GracefulMixIn goes to the left of the server class, else it does nothing: "
                 f"class {cls.__name__}({', '.join(bases)})"
             )
-        # A ForkingMixIn to the left of this class (whole files swapped have that) would
-        # wait for any child at max_children, block the loop, and reap the successor.
-        std = getattr(forking.StdForkingMixIn, "collect_children", None)
-        if std is not None and getattr(cls, "collect_children", None) is std:
-            cls.collect_children = forking.collect  # type: ignore[attr-defined]
+        forking.collect_own(cls)
 
     if not TYPE_CHECKING:  # for checkers the class's own constructor is what counts
 
@@ -313,3 +309,6 @@ class GracefulMixIn:
             sock.close()
         else:
             process.current.migration.add(listener, migrating)
+
+
+settings.set_defaults(GracefulMixIn, settings.from_environment())

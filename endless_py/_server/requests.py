@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from endless_py._reload import process
 from endless_py._reload.drain import HandlerCut
+from endless_py._reload.settings import of
 from endless_py._server import forking
 from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
 from endless_py._server.room import Room
@@ -38,6 +39,7 @@ class Requests:
         self._once = once
         self._most = 1
         self._get_request: Callable[[], tuple[Any, Any]] = self._get_by_override
+        self._settings = of(server)
         self._socket: Any = getattr(server, "socket", None)
         if isinstance(self._socket, ListenerSocket):  # any other one might wait
             get_request = getattr(server.get_request, "__func__", None)
@@ -58,7 +60,7 @@ class Requests:
             self._process = _process_request
         self._verifies = verifies(server)
         self._reused: Optional[HandlerThreads] = None
-        if server.reuse_threads and self._threads and not once:
+        if self._settings.reuse_threads and self._threads and not once:
             self._reused = self._reuse_threads()
         plain = starts_threads(server) and not self._verifies
         self._listener.steady = plain and self._most > 1
@@ -110,7 +112,7 @@ class Requests:
 
     def accept(self) -> bool:
         """Take some requests; whether this server accepts."""
-        current, server, listener = process.current, self._server, self._listener
+        current, listener = process.current, self._listener
         most = self._most
         listener.in_accept = True
         try:
@@ -132,7 +134,7 @@ class Requests:
                 if (
                     most <= 0
                     or not listener.accepting
-                    or not (server.max_handlers is None or self.room.has_handler())
+                    or not (self._settings.max_handlers is None or self.room.has_handler())
                     or current.left_orders
                     or not current.machine.at_peace
                     or listener.shutdown_requested

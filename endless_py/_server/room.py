@@ -6,6 +6,7 @@ import errno
 import time
 
 from endless_py._reload import process
+from endless_py._reload.settings import of
 from endless_py._support import log
 from endless_py._support.reserve import NO_ROOM, no_room
 
@@ -23,6 +24,7 @@ class Room:
     def __init__(self, server: Any, forks: bool, threads: bool) -> None:
         """forks and threads say where its handlers run."""
         self._server = server
+        self._settings = of(server)
         self._listener = server._listener
         self._forks = forks
         self._threads = threads
@@ -50,7 +52,7 @@ class Room:
 
     def has_handler(self) -> bool:
         """Whether max_handlers allows one more."""
-        most = self._server.max_handlers
+        most = self._settings.max_handlers
         if most is None or not self._threads:
             return True
         listener = self._listener

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._reload.settings import seconds
+from endless_py._reload.settings import from_environment, seconds, set_defaults
 from endless_py._sockets.connection import say_address
 from endless_py._support import log
 
@@ -136,3 +136,6 @@ class TLSMixIn:
             encrypted.unwrap()
         with suppress(OSError):
             encrypted.shutdown(socket.SHUT_WR)
+
+
+set_defaults(TLSMixIn, from_environment())

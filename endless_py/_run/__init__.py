@@ -1,0 +1,1 @@
+"""python -m endless_py run: programs that know nothing of this package, made replaceable."""
