@@ -23,9 +23,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
         return command.main(words[1:])
     if words and words[0] == "run":
-        from endless_py._run import command
+        from endless_py._run.command import main as run_program
 
-        return command.main(words[1:])
+        return run_program(words[1:])
     from endless_py import _serve  # the commands need none of what it imports
 
     return _serve.main(words)
