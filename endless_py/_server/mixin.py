@@ -312,10 +312,11 @@ class GracefulMixIn:
             migrating.silent_since = connection.silent_since
             if timeout is not None and connection.silent_since is not None:
                 migrating.until = connection.silent_since + timeout
-            if listener.parking is None:
+            parking = listener.parking
+            if parking is None:
                 sock.close()  # the loop has ended meanwhile
             else:
-                listener.parking.park(migrating)
+                parking.park(migrating)
         elif listener.in_child and listener.handler_end is not None:
             forking.send_home(listener, migrating)
             sock.close()

@@ -141,7 +141,12 @@ class Parking:
     def look(self) -> None:
         """See to those whose time is over, and to all of them in a drain."""
         place, listener = self._place, self._listener
-        if place is None or not listener.connections.parked:
+        if place is None:
+            return
+        if not listener.connections.parked:
+            if not place.for_handlers:  # all that had arrived have spoken
+                self._place = listener.parking = None
+                place.close()
             return
         if listener.cut:
             with self._taking():

@@ -544,6 +544,14 @@ def kept(running, count):
     return found
 
 
+def opened(pid):
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
 def threads(pid):
     return len(os.listdir(f"/proc/{pid}/task"))
 
@@ -573,11 +581,14 @@ def test_what_arrives_at_a_server_without_reuse_has_a_thread_once_it_speaks(tmp_
         pid = running.reload(1, pid)
         running.wait_alone(pid)
         assert threads(pid) == 1
+        assert opened(pid).count("anon_inode:[eventpoll]") == 1
         more = kept(running, 1)  # it has a handler of two
         for client in [*clients, *more]:
             client.request("GET", "/")
             assert client.getresponse().read().startswith(b"1 ")
         assert threads(pid) == 4
+        # The poll in which they waited is gone with the last of them.
+        until(lambda: "anon_inode:[eventpoll]" not in opened(pid))
         for client in [*clients, *more]:
             client.close()
         running.stop(pid)
