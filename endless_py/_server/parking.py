@@ -51,7 +51,8 @@ class Parking:
         self._told: Optional[DrainSignal] = None  # the drain that all know of, but for `untold`
 
     def begin(self) -> None:
-        if self._from_handlers:
+        """Have a place from the start: clients may use up the descriptors."""
+        if self._from_handlers or self._arrivals:
             self._make()
 
     def _make(self) -> Optional[ParkingPlace]:
@@ -141,12 +142,7 @@ class Parking:
     def look(self) -> None:
         """See to those whose time is over, and to all of them in a drain."""
         place, listener = self._place, self._listener
-        if place is None:
-            return
-        if not listener.connections.parked:
-            if not place.for_handlers:  # all that had arrived have spoken
-                self._place = listener.parking = None
-                place.close()
+        if place is None or not listener.connections.parked:
             return
         if listener.cut:
             with self._taking():
