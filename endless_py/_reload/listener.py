@@ -16,6 +16,7 @@ from contextlib import suppress
 from endless_py._reload import settings
 from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
 from endless_py._sockets.listener import Binding
+from endless_py._sockets.parked import ParkingPlace
 from endless_py._sockets.poller import Poller
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -86,6 +87,7 @@ class Listener:
         self.settled: Any = None  # see AcceptLoop._plan()
         self.migrates_to: Optional[int] = None  # this listener's number for the successor
         self.poller: Optional[Poller] = None
+        self.parking: Optional[ParkingPlace] = None  # while its loop runs
         self.binding: Optional[Binding] = None
         self.entered = False  # its loop runs, or its program has said ready
         self.missing = False  # the successor has not adopted it, and is to close its copy first
@@ -145,6 +147,8 @@ class Listener:
     def drained(self) -> bool:
         """Whether it accepts nothing, no handler of it is active, and its loop is free."""
         if self.in_accept or self.arrivals or len(self.connections) or self.inline_thread:
+            return False
+        if self.connections.parked:  # since it was counted as active
             return False
         if self.missing and not (self.closing or self.cut):
             return False

@@ -210,6 +210,9 @@ class Listeners:
             if other.poller is not None:
                 other.poller.close()
                 other.poller = None
+            if other.parking is not None:
+                other.parking.in_forked_child()
+                other.parking = None
             datagrams = other.binding is not None and other.binding.kind == socket.SOCK_DGRAM
             if served is not None and not datagrams:  # datagrams are answered through it
                 with suppress(OSError, AttributeError):

@@ -70,7 +70,7 @@ class Migration:
                     continue
                 self._number += 1
                 batch[self._number] = listener, connection
-                size += len(connection.carried) * 4 // 3
+                size += len(connection.carried or b"") * 4 // 3
                 items.append(
                     {**connection.to_json(), "id": self._number, "listener": listener.migrates_to}
                 )

@@ -48,6 +48,7 @@ class AcceptLoop:
         self._until = until
         self._interval = None if once else poll_interval
         self._requests = Requests(server, once)
+        self._parking = self._requests.parking
 
     def run(self) -> bool:
         """Serve; with once, return after one request (True) or at the moment until (False)."""
@@ -97,10 +98,14 @@ class AcceptLoop:
         if listener.unchecked:  # the thread that ran the program's checks has failed
             current.readiness.say([listener])
         accepts: int = server.fileno() if listener.accepting and self._requests.room.any() else -1
+        parking = self._parking
+        parked = -1 if parking is None else parking.watched()
         wait, ends = None, None
-        if listener.settled != (accepts, current.driver.concern(listener)):
-            ends = self._plan(poller, accepts)
+        if listener.settled != (accepts, parked, current.driver.concern(listener)):
+            ends = self._plan(poller, accepts, parked)
             wait = None if ends is None else max(0.0, ends - time.monotonic())
+        if parking is not None:
+            wait = parking.shorten(wait)
         if listener.arrivals:
             wait = 0.0
         actions = acts(server)
@@ -110,17 +115,24 @@ class AcceptLoop:
         if listener.shutdown_requested and not self._once:
             return False
         acceptable = accepts in ready
-        ready.discard(accepts)
+        speaks = parked in ready
+        ready -= {accepts, parked}
         if ready or woken or ends is not None:
             self._look_elsewhere(ready, woken, ends)
         handled = False
         try:
+            if parking is not None and speaks and parking.goes_first():
+                speaks = parking.serve()
             if listener.serves_queue:
                 self._requests.serve_queue()
             elif acceptable:
                 handled = self._requests.accept()
             if listener.arrivals:
                 handled = self._requests.serve_arrivals() or handled
+            if parking is not None:
+                if speaks:
+                    parking.serve()
+                parking.look()
         finally:
             self._requests.end_of_turn()
         if listener.cut or current.released:
@@ -139,10 +151,11 @@ class AcceptLoop:
         finally:
             self._requests.end_of_turn()
 
-    def _plan(self, poller: Poller, accepts: int) -> Optional[float]:
+    def _plan(self, poller: Poller, accepts: int, parked: int) -> Optional[float]:
         """Watch what can happen; return until when (time.monotonic) at most, None is for ever.
 
-        accepts is the listener's descriptor, -1 where nothing is to be accepted. Where nothing is
+        accepts is the listener's descriptor, -1 where nothing is to be accepted, and parked that
+        of idle connections, -1 where nobody may speak. Where nothing is
         due, and this loop does not lead or the process has no neighbour, `listener.settled` says
         so with all that this depends on: the next turns need no plan.
         """
@@ -151,6 +164,8 @@ class AcceptLoop:
         watched = current.watched() if leads else {}
         if accepts >= 0:
             watched[accepts] = READ
+        if parked >= 0:
+            watched[parked] = READ
         retry = None
         for handler in list(listener.connections.forked.values()):
             if handler.retry_at is None:
@@ -163,7 +178,7 @@ class AcceptLoop:
             deadlines.append(listener.paused_until)
         ends = min((t for t in deadlines if t is not None), default=None)
         settled = ends is None and (current.alone() or not leads)
-        listener.settled = (accepts, concern) if settled else None
+        listener.settled = (accepts, parked, concern) if settled else None
         return ends
 
     def _look_elsewhere(self, ready: set[int], woken: bool, ends: Optional[float]) -> None:

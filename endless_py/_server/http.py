@@ -8,43 +8,22 @@ them, in the handler itself, wherever it was made.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import socketserver
 import sys
-from contextlib import suppress
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import FunctionType
 
 from endless_py._reload.listener import Listener
-from endless_py._server import framing
+from endless_py._server import framing, kept
 from endless_py._server import idle as boundary
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, Optional
+    from typing import Any, Callable, Optional
 
-# What the standard classes assign for each connection, and for each request.
-_OF_A_CONNECTION = {"client_address", "connection", "request", "rfile", "server", "wfile"}
-_OF_A_REQUEST = {
-    "cgi_info",
-    "close_connection",
-    "command",
-    "headers",
-    "path",
-    "raw_requestline",
-    "request_version",
-    "requestline",
-    "_headers_buffer",
-    "_request_length",
-}
 _MADE_WHEN_ASKED_FOR = {"_headers_buffer", "_default_response_headers"}
-_STANDARD = {"socketserver", "http.server", "wsgiref.simple_server", "xmlrpc.server"}
 # A head that says what becomes of the connection, or is an interim one: 100 Continue.
 _SAID = re.compile(rb"connection:|HTTP/[^ ]+ 1[0-9][0-9] ", re.I)
-_IMMUTABLE = (
-    *(bool, int, float, complex, str, bytes, type(None), type, os.PathLike),
-    *(BuiltinFunctionType, FunctionType, ModuleType),
-)
 
 
 class Hooks:
@@ -89,7 +68,7 @@ class Hooks:
                 if name in self._replaced:
                     self._attributes[name] = self._replaced[name]
         self._attributes.pop(boundary.NAME, None)
-        self.place.is_stateless = None
+        self.place.is_stateless = self.place.may_park = None
 
     def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
         self.theirs("setup", *arguments, **keywords)
@@ -105,14 +84,15 @@ class HTTPHooks(Hooks):
 
     def __init__(self, handler: Any, place: boundary.Boundary) -> None:
         self._ends = False  # this request is the last one of its connection
-        self._own = {"setup", "handle"} & vars(handler).keys()
+        self._own = {"setup", "handle", "finish"} & vars(handler).keys()
         self._assigned: dict[str, Any] = {}  # by __init__() and setup()
         super().__init__(handler, place)
         place.is_stateless = self.is_stateless
+        place.may_park = self.may_park
         place.reads_ahead = place.arrived_with is None
         if hasattr(type(handler), "__getattr__"):
             # It may answer to every name, so that http.server's hasattr() makes no list.
-            for name in _MADE_WHEN_ASKED_FOR & _of_a_request(handler.__class__):
+            for name in _MADE_WHEN_ASKED_FOR & kept.of_a_request(handler.__class__):
                 self._attributes.setdefault(name, [])
 
     def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -120,9 +100,9 @@ class HTTPHooks(Hooks):
         if self._attributes.keys() <= _KNOWN:  # the usual case, and a quick look
             return
         self._assigned = {
-            name: _frozen(value)
+            name: kept.frozen(value)
             for name, value in self._attributes.items()
-            if name not in _OF_A_CONNECTION and not self._is_ours(name, value)
+            if name not in kept.OF_A_CONNECTION and not self._is_ours(name, value)
         }
 
     def handle_one_request(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -151,18 +131,27 @@ class HTTPHooks(Hooks):
         cls: Any = type(handler)
         if boundary.own(handler, "save_state") is not None:
             return True
-        if self._own or not (_is_standard(cls, "setup") and _is_standard(cls, "handle")):
+        if self._own or not (kept.is_standard(cls, "setup") and kept.is_standard(cls, "handle")):
             return False
         if handler.client_address != self.place.client_address:
             return False
-        of_a_request: frozenset[str] = _of_a_request(cls)
+        of_a_request: frozenset[str] = kept.of_a_request(cls)
         return all(
-            name in _OF_A_CONNECTION
-            or name in _OF_A_REQUEST
+            name in kept.OF_A_CONNECTION
+            or name in kept.OF_A_REQUEST
             or (name in of_a_request and name not in self._assigned)
             or self._is_ours(name, value)
             or self._is_as_before(name, value)
             for name, value in list(self._attributes.items())
+        )
+
+    def may_park(self: Any) -> bool:
+        """Whether nothing of the program's begins or ends with each handler of a connection."""
+        cls: Any = type(self.handler)
+        return (
+            not self._own
+            and boundary.own(self.handler, "save_state") is None
+            and all(kept.is_standard(cls, name) for name in ("setup", "handle", "finish"))
         )
 
     def _is_ours(self: Any, name: str, value: Any) -> bool:
@@ -171,12 +160,12 @@ class HTTPHooks(Hooks):
 
     def _is_as_before(self: Any, name: str, value: Any) -> bool:
         """Whether an attribute is what it was before the first request."""
-        before = self._assigned.get(name, _UNKNOWN)
-        if before is _UNKNOWN:
+        before = self._assigned.get(name, kept.UNKNOWN)
+        if before is kept.UNKNOWN:
             return False
-        if isinstance(before, _Shared):
-            return before.value is value and _is_shared(self.handler, value)
-        return bool(before == _frozen(value))
+        if isinstance(before, kept.Shared):
+            return before.value is value and kept.is_shared(self.handler, value)
+        return bool(before == kept.frozen(value))
 
     # -- where the request ends -------------------------------------------
 
@@ -224,83 +213,7 @@ class HTTPHooks(Hooks):
         self.theirs("end_headers", *arguments, **keywords)
 
 
-# -- what a handler keeps -----------------------------------------------------
-
-_KNOWN = _OF_A_CONNECTION | set(HTTPHooks.names) | {boundary.NAME, "migrating"}
-
-_UNKNOWN = object()
-
-
-class _Shared:
-    """Something that may change; it may be everybody's."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _frozen(value: Any, depth: int = 4) -> Any:
-    """Return something that is equal as long as the value has not changed."""
-    if isinstance(value, _IMMUTABLE):
-        return value
-    kind = type(value)
-    if depth and kind in (list, tuple, set, frozenset, dict):
-        items = value.items() if kind is dict else value
-        with suppress(RuntimeError):  # another thread changes it
-            return kind, [_frozen(item, depth - 1) for item in items]
-    return _Shared(value)
-
-
-def _is_shared(handler: Any, value: Any) -> bool:
-    """Whether it is of the program's or the server's, and not of this handler alone."""
-    server = handler.server
-    return any(
-        value is known
-        for holder in (server, sys.modules.get(type(handler).__module__), *type(handler).__mro__)
-        for known in list(getattr(holder, "__dict__", {}).values())
-    ) or any(value is known for known in _reached(server.RequestHandlerClass))
-
-
-def _reached(made_by: Any) -> Iterator[Any]:
-    """Yield what a class, or whatever else makes handlers, gives to each of them."""
-    if isinstance(made_by, functools.partial):
-        yield from (*made_by.args, *made_by.keywords.values())
-        yield from _reached(made_by.func)
-    elif isinstance(made_by, MethodType):
-        yield made_by.__self__
-        yield from _reached(made_by.__self__)
-        yield from _reached(made_by.__func__)
-    elif isinstance(made_by, FunctionType):
-        yield from made_by.__defaults__ or ()
-        yield from (made_by.__kwdefaults__ or {}).values()
-        yield from made_by.__globals__.values()
-        for cell in made_by.__closure__ or ():
-            with suppress(ValueError):  # it is empty
-                yield cell.cell_contents
-    elif not isinstance(made_by, type):
-        yield from getattr(made_by, "__dict__", {}).values()
-
-
-@functools.lru_cache(maxsize=256)
-def _is_standard(handler: Any, name: str) -> bool:
-    """Whether a handler class has the standard library's method, or one of ours."""
-    for cls in handler.__mro__:
-        if name in vars(cls):
-            module = cls.__module__
-            if module not in _STANDARD and not module.startswith("endless_py._server."):
-                return False
-    return True
-
-
-@functools.lru_cache(maxsize=256)
-def _of_a_request(handler: type) -> frozenset[str]:
-    """Return what the standard classes assign to a handler of this class for each request.
-
-    From Python 3.13 on a class knows what its methods assign, so that nothing that a later version
-    adds is taken for something that the program's handler has learnt.
-    """
-    standard = [cls for cls in handler.__mro__ if cls.__module__ in _STANDARD]
-    known = (vars(cls).get("__static_attributes__", ()) for cls in standard)
-    return frozenset(_OF_A_REQUEST.union(*known))
+_KNOWN = kept.OF_A_CONNECTION | set(HTTPHooks.names) | {boundary.NAME, "migrating"}
 
 
 # -- wherever a handler is made -----------------------------------------------

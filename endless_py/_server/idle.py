@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from endless_py._reload.listener import Listener
 
 NAME = "_endless_boundary"
+_LINGER = 0.05  # seconds
 
 
 class Boundary:
@@ -44,6 +45,8 @@ class Boundary:
         self.is_stateless: Optional[Callable[[], bool]] = None
         # Whether what a fresh connection's client has sent is read at once; see _read_ahead().
         self.reads_ahead = False
+        # Says whether its class allows that it is parked; None: it does not.
+        self.may_park: Optional[Callable[[], bool]] = None
         self._drain_signal: Optional[DrainSignal] = None
         self._poll: Any = None
         self._drain_seen = 0.0
@@ -69,11 +72,18 @@ class Boundary:
             and drain_signal is not None
             and drain_signal.migrate()
             and connection.refused_for is not drain_signal
+            and self._can_leave(handler)
+        )
+
+    def _can_leave(self, handler: Any) -> bool:
+        """Whether another handler could go on from here, in this process or in the next one."""
+        return (
+            self._connection is not None
             # TLS and whatever else wraps a socket has state that no descriptor carries.
             and type(handler.request) is socket.socket
             and own(handler, "connection", handler.request) is handler.request
             and _can_be_looked_into(handler)
-            and can_be_told(connection.client_address)
+            and can_be_told(self._connection.client_address)
             and self._migrates(handler)
         )
 
@@ -89,12 +99,15 @@ class Boundary:
         Raises TimeoutError when the connection's own time-out passes first; with reads_ahead,
         what reading raises.
         """
+        since = time.monotonic()
+        if self._connection is not None and self._connection.silent_since is not None:
+            since, self._connection.silent_since = self._connection.silent_since, None
         if self.reads_ahead:
             self.reads_ahead = False
             if _read_ahead(handler):
                 return True
         try:
-            return self._wait(handler)
+            return self._wait(handler, since)
         finally:
             self._speaks()
 
@@ -102,7 +115,7 @@ class Boundary:
         if self._connection is not None and self._connection.idle:
             self._connection.move("speaks")
 
-    def _wait(self, handler: Any) -> bool:
+    def _wait(self, handler: Any, since: float) -> bool:
         if not _can_be_looked_into(handler) or _buffered(handler):
             return True
         try:
@@ -112,7 +125,9 @@ class Boundary:
             return True
         if descriptor < 0:
             return True
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else since + timeout
+        parking = self._listener.parking
+        lingers = parking is not None and parking.for_handlers and self.may_park is not None
         while True:
             grace = None
             if self.draining():
@@ -134,7 +149,13 @@ class Boundary:
             wait = None if ends is None else max(0.0, min(ends - time.monotonic(), LONGEST)) * 1000
             if self._connection is not None and not self._connection.idle:
                 self._connection.move("waits")
-            ready = self._poll.poll(wait)
+            if lingers and not self.draining():
+                lingers, ready = False, self._linger(wait)
+                expired = until is not None and time.monotonic() >= until
+                if not (ready or expired) and self._park(handler, since):
+                    return False
+            else:
+                ready = self._poll.poll(wait)
             if descriptor in dict(ready):
                 return True
             if ready:
@@ -144,6 +165,40 @@ class Boundary:
             if self.draining() and grace is not None and time.monotonic() >= grace:
                 # Something may have come since then, where many threads wait for their turn.
                 return bool(self._poll.poll(0))
+
+    def _linger(self, wait: Optional[float]) -> list[tuple[int, int]]:
+        """Wait a moment before the connection is parked: nearly all of a busy client's requests
+        come within it, and cost no change of threads.
+
+        wait is the longest that it may be, in milliseconds; None: there is no bound of its own.
+        Where clients wait for a handler, or many handlers linger already, it is no time at all.
+        """
+        most, parking = 0.0, self._listener.parking
+        if parking is not None and not self._listener.full and parking.lingers(self):
+            most = _LINGER * 1000
+        try:
+            found: list[tuple[int, int]] = self._poll.poll(
+                most if wait is None else min(wait, most)
+            )
+            return found
+        finally:
+            if most and parking is not None:
+                parking.lingered(self)
+
+    def _park(self, handler: Any, since: float) -> bool:
+        """Mark the connection so that it waits without a thread when its handler has returned."""
+        connection = self._connection
+        if connection is None or self.may_park is None or self.draining():
+            return False
+        if not (self.may_park() and self._can_leave(handler)):
+            return False
+        with suppress(AttributeError):
+            handler.wfile.flush()
+        self._speaks()
+        connection.silent_since = since
+        connection.parks = True
+        connection.move("parks")
+        return True
 
     def _leave(self, handler: Any) -> bool:
         """Mark the connection so that it migrates when its handler has returned."""

@@ -38,6 +38,16 @@ def starts_threads(server: Any) -> bool:
     return is_method(server, "process_request", socketserver.ThreadingMixIn.process_request)
 
 
+def serves_as_standard(server: Any) -> bool:
+    """Whether the program has no say in how a thread serves a connection and lets go of it."""
+    methods = ("process_request_thread", "finish_request", "shutdown_request", "close_request")
+    modules = [
+        str(getattr(getattr(getattr(server, name, None), "__func__", None), "__module__", ""))
+        for name in methods
+    ]
+    return all(m == "socketserver" or m.startswith("endless_py._server.") for m in modules)
+
+
 def handles_inline(server: Any) -> bool:
     """Whether a request is over when process_request() returns."""
     return is_method(server, "process_request", socketserver.BaseServer.process_request)

@@ -120,9 +120,10 @@ class GracefulMixIn:
     max_handlers        how many handlers a threading server runs at once (a forking one has
                         max_children); more clients wait in the accept queue, of
                         request_queue_size. A keep-alive connection holds its handler while it
-                        is idle too: set the handler's `timeout` along with it. Each generation
-                        counts its own, and connections that migrate to it are served at once,
-                        beyond the bound where need be; default None, no bound
+                        is idle too (but see reuse_threads): set the handler's `timeout` along
+                        with it. Each generation counts its own, and connections that migrate to
+                        it are served at once, beyond the bound where need be; with reuse_threads
+                        they keep to it; default None, no bound
     max_draining        how many older generations may drain at a time; when one more begins, the
                         oldest is forced to end, as by a second TERM, and says so. What the newest
                         of them has set counts, of several servers the least; None: no limit;
@@ -131,7 +132,9 @@ class GracefulMixIn:
                         served one, which is faster; what a handler keeps in a threading.local
                         is then still there. A thread ends after 10 seconds without one. A class
                         with a process_request() of its own gets a thread for each connection all
-                        the same; default false
+                        the same. On Linux an idle HTTP connection has neither thread nor handler
+                        (docs/operations.md says when), and another one of both goes on when its
+                        client speaks: max_handlers does not count it; default false
     ready_on_serve      whether entering serve_forever() says ready; with False the program calls
                         endless_py.ready() when it has warmed up, and accepts nothing until
                         then; default true
@@ -255,7 +258,7 @@ class GracefulMixIn:
     def shutdown_request(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
         connection = self._listener.connections.active.get(id(request))
-        if connection is not None and connection.leaves_with is not None:
+        if connection is not None and connection.goes_on:
             self.close_request(request)
         else:
             super().shutdown_request(request, *arguments, **keywords)  # type: ignore[misc]
@@ -273,8 +276,8 @@ class GracefulMixIn:
         leaves = False
         try:
             connection = self._listener.connections.active.get(id(request))
-            if connection is not None and connection.leaves_with is not None:
-                leaves = True
+            if connection is not None and connection.goes_on:
+                leaves = not connection.parks
                 self._send_off(connection)
             super().close_request(request, *arguments, **keywords)  # type: ignore[misc]
         finally:
@@ -297,14 +300,24 @@ class GracefulMixIn:
             process.current.wake()
 
     def _send_off(self, connection: Connection) -> None:
-        """Its handler has ended: take the socket away from it and let it migrate."""
+        """Its handler has ended: take the socket away from it, and let it migrate or be parked."""
         listener, request, state = self._listener, connection.request, connection.leaves_with
-        connection.leaves_with = None
+        parks, connection.parks, connection.leaves_with = connection.parks, False, None
         timeout = request.gettimeout()
-        sock = socket.socket(fileno=request.detach())
+        sock = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
         sock.settimeout(timeout)
-        migrating = MigratingConnection(sock, connection.client_address, state or b"")
-        if listener.in_child and listener.handler_end is not None:
+        migrating = MigratingConnection(sock, connection.client_address, state, connection.state)
+        if parks:
+            migrating.since, migrating.refused_for = connection.since, connection.refused_for
+            migrating.silent_since = connection.silent_since
+            if timeout is not None and connection.silent_since is not None:
+                migrating.until = connection.silent_since + timeout
+            parking = listener.parking
+            if parking is None:
+                sock.close()  # the loop has ended meanwhile
+            else:
+                parking.park(migrating)
+        elif listener.in_child and listener.handler_end is not None:
             forking.send_home(listener, migrating)
             sock.close()
         else:

@@ -14,8 +14,10 @@ from endless_py._reload.drain import HandlerCut
 from endless_py._reload.settings import of
 from endless_py._server import forking
 from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
+from endless_py._server.parking import Parking
 from endless_py._server.room import Room
-from endless_py._sockets.connection import Connection, say_address
+from endless_py._sockets.connection import Connection, MigratingConnection, say_address
+from endless_py._sockets.parked import ParkingPlace
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._support import log
 
@@ -62,6 +64,9 @@ class Requests:
         self._reused: Optional[HandlerThreads] = None
         if self._settings.reuse_threads and self._threads and not once:
             self._reused = self._reuse_threads()
+        self.parking: Optional[Parking] = None
+        if (self._threads or self._forks) and not once:
+            self.parking = Parking(server, self.room, self._reused is not None, self._serve_parked)
         plain = starts_threads(server) and not self._verifies
         self._listener.steady = plain and self._most > 1
         self._was_blocking = False
@@ -73,6 +78,8 @@ class Requests:
         """The loop begins."""
         if self._reused is not None:
             self._reused.begin()
+        if self.parking is not None:
+            self.parking.begin()
         if isinstance(self._socket, ListenerSocket):
             self._socket.begin_loop()
         elif getattr(self._socket, "type", None) == socket.SOCK_STREAM:
@@ -81,6 +88,8 @@ class Requests:
 
     def end(self) -> None:
         """The loop ends."""
+        if self.parking is not None:
+            self.parking.end()
         if self._reused is not None:
             self._reused.end()
         if isinstance(self._socket, ListenerSocket):
@@ -187,15 +196,24 @@ class Requests:
                 if listener.cut or arrived.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     arrived.socket.close()
                     continue
-                connection = Connection(arrived.socket, arrived.client_address)
-                connection.arrived_with = arrived.carried
-                connection.refused_for = arrived.refused_for
-                self._handle(connection)
+                if self.parking is None or not self.parking.keep(arrived):
+                    self._handle(_received(arrived))
             return True
         finally:
             listener.in_accept = False
             if not listener.accepting:
                 process.current.wake()
+
+    def _serve_parked(self, place: ParkingPlace, parked: MigratingConnection) -> None:
+        """Its client has spoken, or its time is over."""
+        connection, active = _received(parked), self._listener.connections.active
+        # It counts as active before it counts as parked no more.
+        active[id(connection.request)] = connection
+        if place.take(parked):
+            parked.move("speaks")
+            self._handle(connection, verified=parked.carried is None)
+        else:
+            del active[id(connection.request)]
 
     def _get_connection(self) -> tuple[Any, Any]:
         """As TCPServer.get_request(), without ever waiting."""
@@ -263,13 +281,16 @@ class Requests:
         self._handle(Connection(request, client_address))
         return True
 
-    def _handle(self, connection: Connection) -> None:
-        """Count the connection from here on, and have it handled."""
+    def _handle(self, connection: Connection, verified: bool = False) -> None:
+        """Count the connection from here on, and have it handled.
+
+        verified says that the program was asked already whether it is to be.
+        """
         server = self._server
         request, client_address = connection.request, connection.client_address
         self._listener.connections.active[id(request)] = connection
         try:
-            if self._verify(request, client_address):
+            if verified or self._verify(request, client_address):
                 self._process(server, request, client_address)
             else:
                 server.shutdown_request(request)
@@ -312,6 +333,16 @@ class Requests:
                     log.ERROR,
                     f"{listener} was shut down by another process; this one listens on it again",
                 )
+
+
+def _received(arrived: MigratingConnection) -> Connection:
+    """Return the record of a connection that another handler has had."""
+    connection = Connection(arrived.socket, arrived.client_address)
+    connection.arrived_with = arrived.carried
+    connection.refused_for = arrived.refused_for
+    connection.silent_since = arrived.silent_since
+    connection.since = arrived.since
+    return connection
 
 
 def _process_request(server: Any, request: Any, client_address: Any) -> None:

@@ -58,7 +58,7 @@ class Room:
         listener = self._listener
         # Set before the look: a handler that ends after it finds it set, and wakes the loop.
         listener.full = True
-        if len(listener.connections) < most:
+        if listener.connections.with_handler() < most:
             listener.full = False
         return not listener.full
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import enum
+import math
 import os
 import signal
 import socket
@@ -26,7 +27,8 @@ MAX_STATE = 65536  # bytes of state that one connection may carry
 class ConnectionState(enum.Enum):
     ACTIVE = "active"  # its handler works
     IDLE = "idle"  # its handler waits at a message boundary
-    LEAVING = "leaving"  # its handler ends, and it will be sent to the successor
+    PARKED = "parked"  # it is idle, and has no handler until its client speaks
+    LEAVING = "leaving"  # it has no handler any more, and will be sent to the successor
     SENT = "sent"  # the successor has it, or will refuse it
     GONE = "gone"  # the successor has said that it has it
     REFUSED = "refused"  # it is to be served here after all
@@ -39,6 +41,11 @@ CONNECTION_TABLE: dict[tuple[ConnectionState, str], ConnectionState] = {
     (_S.ACTIVE, "waits"): _S.IDLE,
     (_S.IDLE, "speaks"): _S.ACTIVE,
     (_S.ACTIVE, "leaves"): _S.LEAVING,
+    (_S.ACTIVE, "parks"): _S.PARKED,
+    (_S.PARKED, "speaks"): _S.ACTIVE,
+    (_S.PARKED, "leaves"): _S.LEAVING,
+    (_S.LEAVING, "parks"): _S.PARKED,
+    (_S.REFUSED, "parks"): _S.PARKED,
     (_S.LEAVING, "sent"): _S.SENT,
     (_S.LEAVING, "stays"): _S.REFUSED,
     (_S.SENT, "taken"): _S.GONE,
@@ -51,11 +58,15 @@ class Connection:
 
     arrived_with is the state that its handler in the predecessor gave along (None: a
     fresh connection), leaves_with the state for the successor (None: it does not migrate).
+    silent_since is the moment (time.monotonic) from which its client's silence counts, where that
+    is not the one at which its handler began; parks says that it goes to the parking place.
     """
 
     arrived_with: Optional[bytes] = None
     refused_for: Optional[DrainSignal] = None
     leaves_with: Optional[bytes] = None
+    silent_since: Optional[float] = None
+    parks = False
     transport: Any = None  # the socket that has its descriptor, where that is another one (TLS)
     state = ConnectionState.ACTIVE  # IDLE is not known of forked handlers
 
@@ -67,6 +78,11 @@ class Connection:
     @property
     def idle(self) -> bool:
         return self.state is ConnectionState.IDLE
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on when its handler has ended: parked here, or in the successor."""
+        return self.parks or self.leaves_with is not None
 
     def move(self, event: str) -> None:
         """Go where an event of the table leads; raises KeyError for a pair that it has not."""
@@ -162,8 +178,14 @@ class Connections:
     def __init__(self) -> None:
         self.active: dict[int, Connection] = {}  # by the id() of the request
         self.forked: dict[int, ForkedHandler] = {}  # by pid
+        self.parked: dict[int, MigratingConnection] = {}  # by descriptor
 
     def __len__(self) -> int:
+        # What speaks is active before it is parked no more: counted in this order it is not missed.
+        return len(self.parked) + len(self.active) + len(self.forked)
+
+    def with_handler(self) -> int:
+        """Return how many have a handler."""
         return len(self.active) + len(self.forked)
 
     def get(self, request: Any) -> Optional[Connection]:
@@ -177,7 +199,8 @@ class Connections:
 
     def all(self) -> list[Any]:
         """Return a snapshot of the active connections and forked handlers."""
-        return [*list(self.active.values()), *list(self.forked.values())]
+        active, forked = list(self.active.values()), list(self.forked.values())
+        return [*list(self.parked.values()), *active, *forked]
 
     def abandon(self) -> list[Connection]:
         """Forget the connections whose handlers did not end when they were cut."""
@@ -189,29 +212,53 @@ class Connections:
 
 
 class MigratingConnection:
-    """A connection between two handlers: its socket, and what the next handler must know."""
+    """A connection between two handlers: its socket, and what the next handler must know.
+
+    carried is the state that the last one saved, here or in the predecessor; None where there was
+    none. until is the moment (time.monotonic) at which its client's time to speak is over, grace
+    the one at which a drain closes it.
+    """
+
+    until: Optional[float] = None
+    grace: Optional[float] = None
+    grace_of: Optional[DrainSignal] = None  # the drain that it is meant for
+    silent_since: Optional[float] = None
 
     def __init__(
         self,
         sock: socket.socket,
         client_address: Any,
-        carried: bytes,
+        carried: Optional[bytes],
         state: ConnectionState = ConnectionState.LEAVING,
     ) -> None:
         self.socket = sock
         self.client_address = client_address
-        self.carried = carried  # the state that the handler saved
+        self.carried = carried
         self.state = state
+        self.since = time.monotonic()
         self.refused_for: Optional[DrainSignal] = None
 
     def move(self, event: str) -> None:
         """Go where an event of the table leads; raises KeyError for a pair that it has not."""
         self.state = CONNECTION_TABLE[self.state, event]
 
+    @property
+    def idle(self) -> bool:
+        return True
+
+    def ends(self) -> float:
+        """Return the moment (time.monotonic) at which its time is over."""
+        return min((t for t in (self.until, self.grace) if t is not None), default=math.inf)
+
+    def cut(self) -> None:
+        """Have it found by the loop that keeps it, as one that has ended."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "address": address_to_json(self.client_address),
-            "state": binascii.b2a_base64(self.carried, newline=False).decode(),
+            "state": binascii.b2a_base64(self.carried or b"", newline=False).decode(),
             "timeout": self.socket.gettimeout(),
         }
 

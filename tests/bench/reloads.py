@@ -82,15 +82,20 @@ def _reload(
         return MS * (answer - start), MS * (end_of(gone) - start)
 
 
-def _connect(count: int) -> Callable[[int, contextlib.ExitStack], object]:
+def connect(
+    count: int,
+) -> Callable[[int, contextlib.ExitStack], list[http.client.HTTPConnection]]:
     """Keep that many connections, each of which has had an answer."""
 
-    def prepare(port: int, stack: contextlib.ExitStack) -> None:
+    def prepare(port: int, stack: contextlib.ExitStack) -> list[http.client.HTTPConnection]:
+        clients = []
         for _ in range(count):
             client = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
             stack.callback(client.close)
             client.request("GET", "/")
             client.getresponse().read()
+            clients.append(client)
+        return clients
 
     return prepare
 
@@ -123,7 +128,7 @@ def reload(settings: Settings) -> list[Row]:
         lambda: _reload(settings, 1, lambda port, _: ask(port, f"/use?{megabytes}"))[0],
     )
     none, connected = turns(
-        few, lambda: _reload(settings), lambda: _reload(settings, 1, _connect(idle))
+        few, lambda: _reload(settings), lambda: _reload(settings, 1, connect(idle))
     )
     what, bare = "HUP to first answer", "start to first answer of the same program"
     more = differences(small, start)
@@ -207,12 +212,16 @@ def end(settings: Settings) -> list[Row]:
 Sample = Tuple[float, float, int]  # moment after the event (s), latency (ms), pid
 
 
-def _latencies(settings: Settings, event: Callable[[object], object]) -> list[Sample]:
-    """New connections before and after something happens to the server."""
+def latencies(
+    settings: Settings, event: Callable[[object], object], kind: str = KIND, idle: int = 0
+) -> list[Sample]:
+    """New connections before and after something happens to the server, which has idle ones."""
     before, after = (1.0, 2.0) if not settings.quick else (0.2, 0.5)
     samples: list[Sample] = []
     while {0 <= moment < 1 for moment, _, _ in samples} != {True, False}:  # else it had no turn
-        with server(settings, OURS, KIND) as (program, port):
+        with contextlib.ExitStack() as stack:
+            program, port = stack.enter_context(server(settings, OURS, kind))
+            connect(idle)(port, stack)
             ask(port)
             with start_client(settings, "latency", port, before + after) as client:
                 client.stdout.read(1)
@@ -224,15 +233,16 @@ def _latencies(settings: Settings, event: Callable[[object], object]) -> list[Sa
     return samples
 
 
-def _p99(values: list[float]) -> float:
+def hup(program) -> None:
+    os.kill(program.pid, signal.SIGHUP)
+
+
+def p99(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
 
 
 def latency(settings: Settings) -> list[Row]:
     """New connections in the second after HUP; the floor is a start of the program beside it."""
-
-    def hup(program) -> None:
-        os.kill(program.pid, signal.SIGHUP)
 
     def beside(program) -> None:
         with contextlib.ExitStack() as stack:
@@ -241,8 +251,8 @@ def latency(settings: Settings) -> list[Row]:
     turns_ = settings.pick(8, 1)
     runs: dict[str, list[list[Sample]]] = {"hup": [], "beside": []}
     for _ in range(turns_):
-        runs["hup"].append(_latencies(settings, hup))
-        runs["beside"].append(_latencies(settings, beside))
+        runs["hup"].append(latencies(settings, hup))
+        runs["beside"].append(latencies(settings, beside))
     if settings.plots is not None:
         plot(settings.plots, runs["hup"][-1])
     rows = []
@@ -251,9 +261,9 @@ def latency(settings: Settings) -> list[Row]:
         for run in runs[name]:
             inside.append([t for moment, t, _ in run if 0 <= moment < 1])
             outside.append([t for moment, t, _ in run if not 0 <= moment < 1])
-        pooled = _p99([*chain(*inside)]), _p99([*chain(*outside)])
+        pooled = p99([*chain(*inside)]), p99([*chain(*outside)])
         goal = 1.5 if name == "hup" else None
-        each = ratios([_p99(i) for i in inside], [_p99(o) for o in outside])
+        each = ratios([p99(i) for i in inside], [p99(o) for o in outside])
         ratio = pooled[0] / pooled[1]
         rows.append(
             Row(

@@ -24,6 +24,7 @@ computes for N turns of a loop, POST waits for its body. The others echo a line 
 import os
 import select
 import socket
+import socketserver as std_socketserver
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ if library not in ("endless_py", "reusing"):
     else:
         import socketserver as module
 elif HTTP:
+    from endless_py import socketserver
     from endless_py.http import server as module
 else:
     from endless_py import socketserver as module
@@ -140,7 +142,11 @@ if library == "waiting":
             super().handle_one_request()
 
 
-Class = getattr(module, name)
+if name == "ForkingHTTPServer":  # the standard module has none
+    sockets = socketserver if library in ("endless_py", "reusing") else std_socketserver
+    Class = type(name, (sockets.ForkingMixIn, module.HTTPServer), {})
+else:
+    Class = getattr(module, name)
 if library == "counting":
     Class = type(name, (Counting, Class), {})
 elif library == "minimal":

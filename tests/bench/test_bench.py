@@ -22,6 +22,7 @@ ROWS = {
     "reload": ["HUP to first answer, difference", "in use by", "listeners", "idle connections"],
     "end": ["last handler's end"],
     "latency": ["p99 of new connections", "largest of new connections"],
+    "kept": ["memory of 5 idle connections; reuse_threads", "20 idle connections", "5 idle"],
     "idle": ["system calls of an idle server"],
     "memory": ["memory of a fresh server"],
     "imports": ["import endless_py"],

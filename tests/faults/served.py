@@ -69,6 +69,7 @@ class Server(ThreadingHTTPServer):
 
 class UnixServer(Server):
     address_family = socket.AF_UNIX
+    reuse_threads = True  # its idle connections have no thread
 
     def server_bind(self):
         endless_py.socketserver.TCPServer.server_bind(self)

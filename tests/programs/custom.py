@@ -40,4 +40,8 @@ class ForkingHTTPServer(endless_py.ForkingMixIn, HTTPServer):
     pass
 
 
+class ReusingHTTPServer(ThreadingHTTPServer):
+    reuse_threads = True
+
+
 exec(compile((folder / "code").read_text(), "code", "exec"))

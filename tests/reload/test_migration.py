@@ -247,6 +247,7 @@ def kept_by(clients, sent=False):
         slow("ThreadingHTTPServer", 200, 1),
         ("ThreadingHTTPServer", 200, 50),
         slow("ThreadingHTTPServer", 200, 200),
+        ("ReusingHTTPServer", 200, 50),
         slow("ForkingHTTPServer", 30, 10),
     ],
 )
