@@ -127,3 +127,9 @@ def test_no_test_imports_another():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 assert not [name for name in names if name.startswith("test_")], path
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names alone, and takes the second one for the first."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
