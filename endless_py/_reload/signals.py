@@ -170,7 +170,7 @@ class Signals:
         self._say(
             log.WARNING,
             f"the program has a SIG{self.first(RELOAD)} handler of its own, which stays; "
-            f"{self.hint}",
+            + self.hint,
         )
 
     def _update(self) -> bool:
@@ -239,10 +239,10 @@ class Signals:
         if self._pipe is not None:
             for number in set(self._pipe.clear()) & self._previous.keys() - self.for_main:
                 before = self._late.get(number)
-                if signal.getsignal(number) != self._run:
-                    continue  # the program has set one of its own since, which runs
                 if number in self._ran:
                     self._ran.discard(number)
+                elif signal.getsignal(number) != self._run:
+                    pass  # the program has set one of its own since, which runs
                 elif before is None or before.taken:
                     self._late[number] = _Late(now + _HANDLER_TIME)
         found = []

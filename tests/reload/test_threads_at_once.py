@@ -120,12 +120,13 @@ def test_a_queue_that_is_served_and_a_drain_whose_time_is_over():
     }
 
 
-def test_a_signal_is_acted_on_once_however_late_its_handler_runs():
+def test_a_signal_is_acted_on_once_however_late_its_handler_runs(monkeypatch):
     acted = []
     started = SimpleNamespace(blocked=set())
     signals = Signals(lambda number, _: acted.append(number), lambda *_: None, started)
     term = int(signal.SIGTERM)
     signals._previous = {term: signal.SIG_DFL}
+    monkeypatch.setattr(signal, "getsignal", {term: signals._run}.get)
     signals._pipe = SimpleNamespace(clear=lambda: bytes([term]), close=lambda: None)
     both = threading.Barrier(2)
 
@@ -150,7 +151,7 @@ def test_a_signal_is_acted_on_once_however_late_its_handler_runs():
 
 
 @pytest.mark.parametrize("order", ["read first", "handled first", "taken by a loop"])
-def test_the_next_signal_counts_however_late_the_handler_of_the_one_before_ran(order):
+def test_the_next_signal_counts_however_late_the_handler_of_the_one_before_ran(order, monkeypatch):
     acted = []
     signals = Signals(
         lambda number, _: acted.append(number), lambda *_: None, SimpleNamespace(blocked=set())
@@ -158,6 +159,7 @@ def test_the_next_signal_counts_however_late_the_handler_of_the_one_before_ran(o
     hup = int(signal.SIGHUP)
     numbers = []
     signals._previous = {hup: signal.SIG_DFL}
+    monkeypatch.setattr(signal, "getsignal", {hup: signals._run}.get)
     signals._pipe = SimpleNamespace(
         clear=lambda: bytes([numbers.pop()] if numbers else []), close=lambda: None
     )
