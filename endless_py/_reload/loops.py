@@ -37,7 +37,7 @@ class Loops:
         self._dry_start.end_here()
         self._install_signals()
         if listener.drain_signal is None:
-            listener.drain_signal = DrainSignal()
+            listener.drain_signal = process.make(DrainSignal)
         first = not listener.entered
         says = self._readiness.said_by_loop(listener)
         if first and not says:

@@ -133,8 +133,10 @@ class Migration:
 def _stay(listener: Listener, connection: MigratingConnection) -> None:
     connection.move("stays")
     drain_signal = listener.drain_signal
-    sent = drain_signal is not None and drain_signal.was_sent()
-    connection.refused_for = drain_signal if sent else None
+    if drain_signal is not None and drain_signal.was_sent():
+        connection.refused_for = drain_signal.drain
+    else:
+        connection.refused_for = None
     listener.arrivals.append(connection)
     listener.wake()
 

@@ -71,7 +71,7 @@ class Boundary:
             connection is not None
             and drain_signal is not None
             and drain_signal.migrate()
-            and connection.refused_for is not drain_signal
+            and connection.refused_for is not drain_signal.drain
             and self._can_leave(handler)
         )
 
@@ -206,7 +206,8 @@ class Boundary:
         state = b"" if save is None else bytes(save())
         assert self._connection is not None
         if len(state) > MAX_STATE:
-            self._connection.refused_for = self._listener.drain_signal
+            drain_signal = self._listener.drain_signal
+            self._connection.refused_for = drain_signal and drain_signal.drain
             process.current.log(
                 log.ERROR,
                 f"{say_address(handler.client_address)} cannot migrate: save_state() returned "

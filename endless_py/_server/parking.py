@@ -48,7 +48,7 @@ class Parking:
         self._arrivals = plain and _client_speaks_first(_handler_class(server))
         self._place: Optional[ParkingPlace] = None
         self._keeps_first = False
-        self._told: Optional[DrainSignal] = None  # the drain that all know of, but for `untold`
+        self._told: object = None  # the drain that all know of, but for `untold`
 
     def begin(self) -> None:
         """Have a place from the start: clients may use up the descriptors."""
@@ -161,7 +161,7 @@ class Parking:
         signal = self._listener.drain_signal
         if signal is None or not signal.was_sent():
             return None
-        return signal if place.untold or self._told is not signal else None
+        return signal if place.untold or self._told is not signal.drain else None
 
     @contextmanager
     def _taking(self) -> Iterator[None]:
@@ -176,15 +176,15 @@ class Parking:
                 process.current.wake()
 
     def _drain(self, place: ParkingPlace, signal: DrainSignal) -> None:
-        self._told, place.untold = signal, False
+        self._told, place.untold = signal.drain, False
         grace = time.monotonic() + seconds(self._server, "keepalive_grace")
         for connection in place.all():
-            if signal.migrate() and connection.refused_for is not signal:
+            if signal.migrate() and connection.refused_for is not signal.drain:
                 if place.take(connection):
                     connection.move("leaves")
                     process.current.migration.add(self._listener, connection)
-            elif connection.grace_of is not signal:
-                connection.grace, connection.grace_of = grace, signal
+            elif connection.grace_of is not signal.drain:
+                connection.grace, connection.grace_of = grace, signal.drain
                 place.sweep_soon()
 
     def _time_over(self, place: ParkingPlace, connection: MigratingConnection) -> None:

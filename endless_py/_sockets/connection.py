@@ -63,7 +63,7 @@ class Connection:
     """
 
     arrived_with: Optional[bytes] = None
-    refused_for: Optional[DrainSignal] = None
+    refused_for: object = None
     leaves_with: Optional[bytes] = None
     silent_since: Optional[float] = None
     parks = False
@@ -129,6 +129,7 @@ class DrainSignal:
     """
 
     def __init__(self) -> None:
+        self.drain = object()  # what it tells of, for who must not keep the sockets open
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._local = True
@@ -168,8 +169,9 @@ class DrainSignal:
 
     def __del__(self) -> None:
         # Handlers may look at it for longer than its server lives.
-        self._reader.close()
-        self._writer.close()
+        with suppress(AttributeError):  # there was no descriptor for it
+            self._reader.close()
+            self._writer.close()
 
 
 class Connections:
@@ -221,7 +223,7 @@ class MigratingConnection:
 
     until: Optional[float] = None
     grace: Optional[float] = None
-    grace_of: Optional[DrainSignal] = None  # the drain that it is meant for
+    grace_of: object = None  # the drain that it is meant for
     silent_since: Optional[float] = None
 
     def __init__(
@@ -236,7 +238,7 @@ class MigratingConnection:
         self.carried = carried
         self.state = state
         self.since = time.monotonic()
-        self.refused_for: Optional[DrainSignal] = None
+        self.refused_for: object = None
 
     def move(self, event: str) -> None:
         """Go where an event of the table leads; raises KeyError for a pair that it has not."""
