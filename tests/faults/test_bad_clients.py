@@ -55,9 +55,12 @@ class Rude:
 
 
 def slow_headers(rude):
-    """A byte now and then, for as long as the server stands it."""
+    """A byte now and then, for as long as the server stands it.
+
+    What it has said when it leaves may be a request of HTTP/0.9, for the beginning of the path.
+    """
     with rude.connect() as sock:
-        for byte in b"GET /slow?0 HTTP/1.1\r\nHost: rude\r\nX-Long: " + b"x" * 10_000:
+        for byte in b"GET /late?0 HTTP/1.1\r\nHost: rude\r\nX-Long: " + b"x" * 10_000:
             sock.send(bytes([byte]))
             if rude.stopping.wait(0.05):
                 return
@@ -75,7 +78,7 @@ def half_closed(rude):
 
 def resets(rude):
     """RST in the middle of the request, and in the middle of the response."""
-    for text in (b"", b"GET / HT", b"GET /slow?0.05 HTTP/1.1\r\n\r\n"):
+    for text in (b"", b"GET / HT", b"GET /late?0.05 HTTP/1.1\r\n\r\n"):
         with rude.connect() as other:
             other.sendall(text)
             if text.endswith(b"\n"):
