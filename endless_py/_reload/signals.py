@@ -241,9 +241,8 @@ class Signals:
                 before = self._late.get(number)
                 if number in self._ran:
                     self._ran.discard(number)
-                elif signal.getsignal(number) != self._run:
-                    pass  # the program has set one of its own since, which runs
-                elif before is None or before.taken:
+                elif (before is None or before.taken) and signal.getsignal(number) == self._run:
+                    # Else the program has set one of its own since, which runs.
                     self._late[number] = _Late(now + _HANDLER_TIME)
         found = []
         for number, late in list(self._late.items()):

@@ -60,7 +60,7 @@ class Handler(socketserver.BaseRequestHandler):
         self.peer = address[0] if type(address) is tuple else ""
         self.place = boundary.of(self)
         # Nothing of a request is kept for the next one, so another handler may go on.
-        vars(self.place)["may_park"] = lambda: True
+        self.place.may_park = lambda: True
 
     def handle(self) -> None:
         try:

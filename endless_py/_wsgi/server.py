@@ -63,8 +63,8 @@ class WSGIMixIn:
     def is_crowded(self: Any) -> bool:
         """Whether clients wait for one of the handlers, which idle connections would keep."""
         listener = self._listener
-        parking = getattr(listener, "parking", None)
-        if not listener.full or getattr(parking, "for_handlers", False):
+        parking = listener.parking
+        if not listener.full or (parking is not None and parking.for_handlers):
             return False
         now = time.monotonic()
         if now - self._looked > _LOOK:

@@ -19,6 +19,7 @@ from harness import (
     environment,
     free_port,
     get,
+    reloads_under,
     slow,
     until_written,
 )
@@ -37,29 +38,17 @@ def standard(kind, *options, cwd=None, **more):
     )
 
 
-def reload_under(load, program, count=2):
-    pid = program.wait_serving()
-    with load:
-        for generation in range(1, count + 1):
-            load.wait_answer(f"{generation - 1} ")
-            pid = program.reload(generation, pid)
-        load.wait_answer(f"{count} ")
-    assert load.lost == []
-    program.wait_alone(pid)
-    program.stop(pid)
-
-
 @pytest.mark.parametrize("kind", ["threading", slow("forking"), slow("wsgiref"), "odd", "sleeping"])
 def test_a_reload_under_load_loses_nothing(kind):
     with standard(kind) as program:
-        reload_under(Load(program.port, keep_alive=kind in ("threading", "forking")), program)
+        reloads_under(Load(program.port, keep_alive=kind in ("threading", "forking")), program)
 
 
 @pytest.mark.slow
 def test_tls_in_server_bind(tmp_path):
     certificate(tmp_path)
     with standard("tls", cwd=tmp_path) as program:
-        reload_under(SecureLoad(program.port), program)
+        reloads_under(SecureLoad(program.port), program)
 
 
 def test_xml_rpc():

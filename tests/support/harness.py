@@ -392,8 +392,14 @@ class Load:
 
 def reloads_under_load(program: Program, count: int = 2, keep_alive: bool = True) -> str:
     """Reload it so often, then stop it; return all it wrote."""
+    program.wait_serving()
+    return reloads_under(Load(program.port, keep_alive), program, count)
+
+
+def reloads_under(load: Load, program: Program, count: int = 2) -> str:
+    """The same with this load."""
     pid = program.wait_serving()
-    with Load(program.port, keep_alive) as load:
+    with load:
         for generation in range(1, count + 1):
             load.wait_answer(f"{generation - 1} ")
             pid = program.reload(generation, pid)

@@ -12,7 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import ROOT, TIMEOUT, Load, Program, connect, environment, free_port, get, slow, until
+from harness import (
+    ROOT,
+    TIMEOUT,
+    Load,
+    Program,
+    connect,
+    environment,
+    free_port,
+    get,
+    reloads_under,
+    slow,
+    until,
+)
 from secure import SecureLoad, certificate
 from secure import get as get_secure
 
@@ -34,20 +46,6 @@ def run(*words):
     )
 
 
-def reloads(program, count, load):
-    """Reload under load so often, and stop."""
-    pid = program.wait_serving()
-    with load:
-        for generation in range(1, count + 1):
-            load.wait_answer(f"{generation - 1} ")
-            pid = program.reload(generation, pid)
-        load.wait_answer(f"{count} ")
-    assert load.lost == []
-    program.wait_alone(pid)
-    program.stop(pid)
-    assert "Traceback" not in program.text
-
-
 @pytest.mark.parametrize("name", ["plain", slow("flask"), slow("django"), slow("bottle")])
 @pytest.mark.timeout(120)
 def test_reloads_under_load_lose_nothing(name):
@@ -57,19 +55,19 @@ def test_reloads_under_load_lose_nothing(name):
     port = free_port()
     factory = "applications:plain" if name == "plain" else f"applications:{name}_app()"
     with wsgi(factory, "-b", f"127.0.0.1:{port}") as program:
-        reloads(program, 3 if name == "plain" else 10, Load(port))
+        assert "Traceback" not in reloads_under(Load(port), program, 3 if name == "plain" else 10)
 
 
 @pytest.mark.timeout(120)
 def test_few_threads_and_many_clients_lose_nothing():
     port = free_port()
     with wsgi("applications:plain", "-b", f"127.0.0.1:{port}", "--threads", "2") as program:
-        reloads(program, 3, Load(port))
+        assert "Traceback" not in reloads_under(Load(port), program, 3)
 
 
 def test_a_unix_socket(tmp_path):
     with wsgi("applications:plain", "-b", f"unix:{tmp_path}/socket") as program:
-        reloads(program, 2, Load(tmp_path / "socket"))
+        assert "Traceback" not in reloads_under(Load(tmp_path / "socket"), program, 2)
 
 
 def test_tls(tmp_path):
@@ -81,7 +79,7 @@ def test_tls(tmp_path):
         assert get_secure(port).endswith("\nhttps")
         program.stop(pid)
     with wsgi("applications:plain", "-b", f"127.0.0.1:{port}", *words) as program:
-        reloads(program, 2, SecureLoad(port))
+        assert "Traceback" not in reloads_under(SecureLoad(port), program, 2)
 
 
 def test_one_connection_goes_through_reloads():
