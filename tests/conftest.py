@@ -12,6 +12,9 @@ HERE = Path(__file__).resolve().parent
 
 pytest.register_assert_rewrite("managed")
 sys.path.insert(0, str(HERE / "support"))
+# What pytest makes of the tests' own modules is kept, whatever the environment says: each of its
+# workers would make it again in each run. What the tests start goes by the environment.
+sys.dont_write_bytecode = False
 
 
 def pytest_configure(config):

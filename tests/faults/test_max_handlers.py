@@ -19,6 +19,7 @@ from harness import (
     get,
     queued,
     reloads_under_load,
+    slow,
     until,
 )
 
@@ -101,8 +102,8 @@ def test_no_more_run_than_there_may(folder):
     [
         ("ThreadingHTTPServer", "max_handlers = 4", "1.1"),
         # One connection that is kept alive would hold the only handler.
-        ("ThreadingHTTPServer", "max_handlers = 1", "1.0"),
-        ("ForkingHTTPServer", "max_children = 4", "1.1"),
+        slow("ThreadingHTTPServer", "max_handlers = 1", "1.0"),
+        slow("ForkingHTTPServer", "max_children = 4", "1.1"),
     ],
     ids=["threads", "one thread", "forks"],
 )

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Program, descriptors, get, settled_descriptors, until
+from harness import TIMEOUT, Program, descriptors, first, get, settled_descriptors, until
 
 FAILURES = {
     "syntax error": ("def", "exited with status 1"),
@@ -37,7 +37,7 @@ def slow_request(folder, port, answers):
     return thread
 
 
-@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize("name", first(FAILURES, 4))
 def test_a_successor_that_fails_changes_nothing(name, folder):
     code, reason = FAILURES[name]
     (folder / "code").write_text("ready_timeout = 5" if name == "hang" else "")

@@ -241,7 +241,7 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", first([signal.SIGTERM, signal.SIGINT]))
 @pytest.mark.parametrize("step", STOPS)
 def test_a_stop_at_each_step_ends_everything(step, number, folder):
     place, line = STOPS[step]

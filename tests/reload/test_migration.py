@@ -63,7 +63,7 @@ def need_descriptors(count):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("kind", "reloads"), [slow("ThreadingHTTPServer", 50), ("ForkingHTTPServer", 20)]
+    ("kind", "reloads"), [slow("ThreadingHTTPServer", 50), slow("ForkingHTTPServer", 20)]
 )
 def test_one_connection_goes_through_many_reloads(kind, reloads):
     with Program("http_server.py", kind, 0) as program:
@@ -247,7 +247,7 @@ def kept_by(clients, sent=False):
         slow("ThreadingHTTPServer", 200, 1),
         ("ThreadingHTTPServer", 200, 50),
         slow("ThreadingHTTPServer", 200, 200),
-        ("ReusingHTTPServer", 200, 50),
+        slow("ReusingHTTPServer", 200, 50),
         slow("ForkingHTTPServer", 30, 10),
     ],
 )

@@ -32,7 +32,7 @@ HOOKS = [
     "on_drain",
     "on_resume",
 ]
-QUICK = ("before_signal HUP", "before_reload", "check", "on_ready", "on_drained")
+QUICK = ("before_signal HUP", "before_reload", "check")
 
 
 def start(folder, code):
@@ -235,7 +235,7 @@ def calls(hook):
 """
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", first(HOOKS, 4))
 def test_a_hook_may_stop_the_process(hook, tmp_path):
     with start(tmp_path, STOPS.format(hook=hook, call="endless_py.stop()")) as program:
         provoke(program, tmp_path, hook)
@@ -245,7 +245,7 @@ def test_a_hook_may_stop_the_process(hook, tmp_path):
 
 
 @pytest.mark.parametrize("call", first(["server.shutdown()", "in_a_thread(server.shutdown)"]))
-@pytest.mark.parametrize("hook", [h for h in HOOKS if h != "check"])
+@pytest.mark.parametrize("hook", first([h for h in HOOKS if h != "check"], 4))
 def test_a_hook_may_shut_a_server_down(hook, call, tmp_path):
     code = STOPS.format(hook=hook, call=call)
     code += """
@@ -353,7 +353,9 @@ def test_while_a_hook_blocks_the_process_can_be_reloaded(hook, tmp_path):
         stops(program)
 
 
-@pytest.mark.parametrize("hook", ["on_draining", "on_drain", "on_drained", "after_signal HUP"])
+@pytest.mark.parametrize(
+    "hook", first(["on_draining", "on_drain", "on_drained", "after_signal HUP"])
+)
 def test_a_hook_that_blocks_the_drain_keeps_nobody_from_stopping(hook, tmp_path):
     with start(tmp_path, BLOCKS.format(hook=hook)) as program:
         pid = wait_serving(program)
@@ -369,7 +371,7 @@ def test_a_hook_that_blocks_the_drain_keeps_nobody_from_stopping(hook, tmp_path)
 # -- an order to stop is not forgotten ------------------------------------------
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["new pid", "kept pid"])
+@pytest.mark.parametrize("keep", first([False, True]), ids=["new pid", "kept pid"])
 @pytest.mark.parametrize("order", ["stopped", "alive", "dead"])
 def test_a_stop_is_kept_when_the_successor_that_was_to_hear_it_dies(order, keep, tmp_path):
     with start(tmp_path, f"Server.keep_pid = {keep}") as program:

@@ -16,7 +16,7 @@ from harness import Load, Program, connect, get, slow
         slow("ForkingHTTPServer", False),
         slow("ForkingHTTPServer", True),
         slow("HTTPServer", False),
-        ("HTTPServer", True),
+        slow("HTTPServer", True),
     ],
 )
 def test_twenty_reloads_under_load_lose_nothing(kind, unix, tmp_path):

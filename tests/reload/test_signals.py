@@ -268,7 +268,7 @@ while True:
 }
 
 
-@pytest.mark.parametrize("what", SUPERVISED)
+@pytest.mark.parametrize("what", first(SUPERVISED))
 @pytest.mark.parametrize("how", ["reload", "stop"])
 def test_a_drained_program_that_does_not_end_is_ended(what, how, tmp_path):
     grace = "def culprit(seconds): time.sleep(seconds)\nThreadingHTTPServer.exit_grace = 0.5\n"
@@ -364,8 +364,10 @@ Server.serve_forever = serve_later
 )
 
 
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("code", [BEFORE, AFTER], ids=["before it binds", "after it has bound"])
+@pytest.mark.parametrize("keep", first([False, True]))
+@pytest.mark.parametrize(
+    "code", first([BEFORE, AFTER]), ids=["before it binds", "after it has bound"]
+)
 def test_a_program_that_became_a_daemon_is_reloaded(code, keep, tmp_path):
     (tmp_path / "code").write_text(f"{code}\nServer.keep_pid = {keep}")
     with Program("hooked.py", tmp_path) as program:

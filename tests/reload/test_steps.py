@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from harness import TIMEOUT, Program, get
+from harness import TIMEOUT, Program, first, get
 
 from endless_py._supervisor.pidfile import is_alive
 
@@ -126,7 +126,7 @@ def until_dead(pid):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [TERM, INT, USR2], ids=["TERM", "INT", "USR2"])
+@pytest.mark.parametrize("number", first([TERM, INT, USR2]), ids=["TERM", "INT", "USR2"])
 @pytest.mark.parametrize("step", STARTING)
 def test_a_stop_before_ready_ends_both(step, number, folder):
     with Program("steps.py", folder) as program:
@@ -153,7 +153,7 @@ def test_a_stop_of_the_successor_before_ready_only_ends_the_reload(step, folder)
 
 
 @pytest.mark.parametrize("who", ["incumbent", "successor"])
-@pytest.mark.parametrize("number", [TERM, INT], ids=["TERM", "INT"])
+@pytest.mark.parametrize("number", first([TERM, INT]), ids=["TERM", "INT"])
 def test_a_stop_while_the_incumbent_drains_ends_both(number, who, folder):
     answers: list[str] = []
     with Program("steps.py", folder) as program:
@@ -253,7 +253,7 @@ def chain(program, folder, answers):
     return pids, threads
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", first([0, 1, 2]))
 def test_sigkill_in_a_chain_leaves_one_serving(victim, folder):
     answers: list[str] = []
     with Program("steps.py", folder) as program:
@@ -274,7 +274,7 @@ def test_sigkill_in_a_chain_leaves_one_serving(victim, folder):
         serves_and_reloads(program, folder, left, 2 if victim == 2 else 3, f"v{pids.index(left)}")
 
 
-@pytest.mark.parametrize("whom", [0, 1, 2])
+@pytest.mark.parametrize("whom", first([0, 1, 2]))
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["oldest first", "middle first"])
 def test_term_to_any_of_a_chain_ends_all_after_their_answers(order, whom, folder):
     answers: list[str] = []
@@ -289,7 +289,7 @@ def test_term_to_any_of_a_chain_ends_all_after_their_answers(order, whom, folder
         program.wait_alone(None)
 
 
-@pytest.mark.parametrize("whom", [0, 1, 2])
+@pytest.mark.parametrize("whom", first([0, 1, 2]))
 def test_hup_to_any_of_a_chain_starts_one_more(whom, folder):
     answers: list[str] = []
     with Program("steps.py", folder) as program:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from custom_code import custom
-from harness import get, reloads_under_load
+from harness import first, get, reloads_under_load
 
 from endless_py._server import threads as handler_threads
 
@@ -88,7 +88,7 @@ def test_a_thread_outlives_a_handler_that_raises(start):
 
 
 @pytest.mark.parametrize(
-    "more", ["daemon_threads = True", "daemon_threads = False", "max_handlers = 3"]
+    "more", first(["daemon_threads = True", "daemon_threads = False", "max_handlers = 3"])
 )
 def test_reloads_lose_nothing_and_old_processes_end(more, start):
     with start(f"reuse_threads = True; {more}") as program:

@@ -10,11 +10,11 @@ import sys
 import threading
 
 import pytest
-from harness import PROGRAMS, TIMEOUT, Program, environment, slow
+from harness import PROGRAMS, TIMEOUT, Program, environment, first, slow
 from secure import SERVE, SecureLoad, ask, certificate, client_context, get, https, secure, serial
 
 
-@pytest.mark.parametrize("kind", ["ThreadingHTTPSServer", slow("ForkingHTTPSServer")])
+@pytest.mark.parametrize("kind", first(["ThreadingHTTPSServer", "ForkingHTTPSServer"], 0))
 def test_twenty_reloads_under_load_lose_nothing(kind, tmp_path):
     with https(tmp_path, kind) as program:
         pid = program.wait_serving()

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from harness import TIMEOUT, Load, Program, get, tool
+from harness import TIMEOUT, Load, Program, first, get, tool
 
 import endless_py
 
@@ -70,7 +70,7 @@ def ports(program):
     return [int(port) for port in (found if first_is_web else reversed(found))]
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", first([False, True]))
 def test_an_asyncio_server_loses_nothing(keep, tmp_path):
     with start(tmp_path, code=f"keep_pid = {keep}") as program:
         pid = program.wait_serving()

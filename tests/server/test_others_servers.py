@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from custom_code import custom
-from harness import TIMEOUT, environment, get
+from harness import TIMEOUT, environment, first, get
 
 SERVED = """
 with {kind}(("127.0.0.1", 0), Handler) as server:
@@ -73,7 +73,7 @@ class Server(HTTPServer):
 }
 
 
-@pytest.mark.parametrize("what", RELOADED)
+@pytest.mark.parametrize("what", first(RELOADED, 3))
 def test_it_is_reloaded_more_than_once(what, tmp_path):
     with custom(tmp_path, RELOADED[what]) as program:
         pid = program.wait_serving()

@@ -50,7 +50,7 @@ def ask(port, path, answers):
         answers.append(repr(error))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first(KINDS))
 def test_what_is_active_is_counted_and_finished(kind, tmp_path):
     answers: list[str] = []
     with start(tmp_path, kind) as program:
@@ -74,7 +74,7 @@ def test_what_is_active_is_counted_and_finished(kind, tmp_path):
         program.stop(new)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first(KINDS))
 def test_what_outlasts_the_drain_is_cut_and_named(kind, tmp_path):
     answers: list[str] = []
     with start(tmp_path, kind, "drain_timeout = 0.5") as program:

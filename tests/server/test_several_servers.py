@@ -179,6 +179,7 @@ thread.join()
 """
 
 
+@pytest.mark.slow
 def test_new_code_that_serves_one_of_two_finishes_its_requests_when_it_is_given_up(tmp_path):
     (tmp_path / "code").write_text(HALF)
     with Program("custom.py", tmp_path) as program:

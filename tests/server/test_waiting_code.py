@@ -10,7 +10,7 @@ import time
 
 import pytest
 from custom_code import custom
-from harness import TIMEOUT, get
+from harness import TIMEOUT, first, get
 
 from endless_py.http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -63,7 +63,7 @@ def begin(method, folder, program):
     return client
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", first([signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]))
 @pytest.mark.parametrize("kind", ["ThreadingHTTPServer", "HTTPServer"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_second_order_ends_it(method, kind, number, tmp_path):

@@ -90,7 +90,7 @@ class Server(endless_py.GracefulMixIn, standard.ThreadingMixIn, theirs.WSGIServe
     [
         slow("WSGIServer", "WSGIRequestHandler"),
         ("ThreadingWSGIServer", "WSGIRequestHandler"),
-        ("ThreadingWSGIServer", "Modern"),
+        slow("ThreadingWSGIServer", "Modern"),
         slow("Server", "theirs.WSGIRequestHandler"),
     ],
 )

@@ -7,7 +7,7 @@ import xmlrpc.client
 
 import pytest
 from custom_code import custom
-from harness import TIMEOUT, slow
+from harness import TIMEOUT, first
 
 CODE = """
 from endless_py.xmlrpc.server import (
@@ -47,8 +47,8 @@ def serve(folder, kind="SimpleXMLRPCServer", protocol="HTTP/1.1"):
     return custom(folder, CODE.format(kind=kind, protocol=protocol))
 
 
-@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-@pytest.mark.parametrize("kind", [KINDS[0], *map(slow, KINDS[1:])])
+@pytest.mark.parametrize("protocol", first(["HTTP/1.1", "HTTP/1.0"]))
+@pytest.mark.parametrize("kind", first(KINDS))
 def test_calls_over_reloads(kind, protocol, tmp_path):
     with serve(tmp_path, kind, protocol) as program:
         pid = program.wait_serving()

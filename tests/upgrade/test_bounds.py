@@ -68,6 +68,7 @@ def test_a_member_that_lies_too_deep_or_has_a_long_name_is_refused(name, tmp_pat
     assert not (tmp_path / "release").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_lies_too_deep_to_be_walked_is_removed(tmp_path):
     before = os.getcwd()
     os.mkdir(tmp_path / "top")

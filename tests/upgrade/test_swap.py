@@ -85,7 +85,7 @@ def tidy(folder, kind):
     [
         slow("file", "ok"),
         slow("file", "it did not start"),
-        ("link", "ok"),
+        slow("link", "ok"),
         slow("link", "it did not start"),
     ],
 )
