@@ -118,7 +118,11 @@ class Bridge:
         """Return the moment (time.monotonic) at which `look()` has something to do."""
         if self._rehearsal is not None:
             return self._rehearsal.deadline()
-        return self._again_at if self._process.machine.at_peace else None
+        if self._again_at is None or not self._process.machine.at_peace:
+            return None
+        # The one that it was put off for may have ended: nobody acts at that moment then, and a
+        # moment that is over would have the loop run without a pause.
+        return self._again_at if self._process.predecessors.waiting() is not None else None
 
     def heard_reloaded(self, report: Optional[dict[str, Any]]) -> None:
         """How the reload went that started this process: what failed since is held against it."""

@@ -44,6 +44,20 @@ def has_ended(pid: int) -> bool:
     return _states(pid) <= {"Z", "X"}
 
 
+def rests(pid: int) -> bool:
+    """Whether a process did nothing at all for a moment; a loop that spins is never seen to."""
+
+    def used() -> dict[str, str]:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return {task.name: (task / "schedstat").read_text().split()[0] for task in tasks}
+
+    with contextlib.suppress(FileNotFoundError):  # a thread has just ended
+        before = used()
+        time.sleep(0.05)
+        return used() == before
+    return False
+
+
 def wait_stopped(pid: int) -> bool:
     """Wait until a process has been stopped by a signal, all threads of it; False: it has ended."""
     wait_until(lambda: _states(pid) <= {"T"} or has_ended(pid), f"{pid} stops")

@@ -31,6 +31,7 @@ from processes import (
     lasting_surplus,
     memory,
     remote_sockets,
+    rests,
     serving,
     wait_until,
 )
@@ -248,6 +249,7 @@ class Soak:
         lost = self._lost()
         if lost:
             self.bad.append(f"lost: {'; '.join(map(str, lost))}")
+        wait_until(lambda: rests(pid), f"pid {pid} rests when nobody asks it for anything")
         os.kill(pid, signal.SIGTERM)
         try:
             program.wait_alone(None)

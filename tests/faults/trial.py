@@ -22,7 +22,7 @@ from typing import NamedTuple
 from cells import DELAYS, HANDOFFS, Cell
 from harness import TIMEOUT, Program, get
 from mixed_load import Clients
-from processes import descriptors, lasting_surplus, remote_sockets, serving, wait_until
+from processes import descriptors, lasting_surplus, remote_sockets, rests, serving, wait_until
 from strike import Striker
 
 READY_TIMEOUT = 60  # seconds
@@ -196,6 +196,7 @@ class Trial:
         assert not left, f"left behind: {left}"
         assert remote_sockets() >= {str(pid)}
         self._pid_file(pid)
+        wait_until(lambda: rests(pid), f"pid {pid} rests when nobody asks it for anything")
 
     def _pid_file(self, pid: int) -> None:
         wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", f"{pid} in the pid file")
