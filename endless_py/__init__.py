@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from endless_py import wsgiref as wsgiref
     from endless_py import xmlrpc as xmlrpc
     from endless_py._api import *  # noqa: F403
+    from endless_py._asgi.by_uvicorn import serve_uvicorn as serve_uvicorn
+    from endless_py._asgi.graceful import GracefulASGI as GracefulASGI
     from endless_py._asyncio import serve_asyncio as serve_asyncio
     from endless_py._server.idle import await_message as await_message
     from endless_py.exceptions import *  # noqa: F403
@@ -56,6 +58,7 @@ __all__ = [
     "DatagramRequestHandler",
     "DocXMLRPCServer",
     "EndlessError",
+    "GracefulASGI",
     "GracefulMixIn",
     "HTTPSServer",
     "HTTPServer",
@@ -81,6 +84,7 @@ __all__ = [
     "check",
     "drained",
     "generation",
+    "is_draining",
     "is_reloaded",
     "listen",
     "make_server",
@@ -92,6 +96,7 @@ __all__ = [
     "ready",
     "reload",
     "serve_asyncio",
+    "serve_uvicorn",
     "set_signals",
     "state",
     "stop",
@@ -128,6 +133,7 @@ _MODULE_OF = {
     "check": "endless_py._api",
     "drained": "endless_py._api",
     "generation": "endless_py._api",
+    "is_draining": "endless_py._api",
     "is_reloaded": "endless_py._api",
     "listen": "endless_py._api",
     "on_drained": "endless_py._api",
@@ -141,6 +147,8 @@ _MODULE_OF = {
     "state": "endless_py._api",
     "stop": "endless_py._api",
     "wait_for_predecessor": "endless_py._api",
+    "GracefulASGI": "endless_py._asgi.graceful",
+    "serve_uvicorn": "endless_py._asgi.by_uvicorn",
     "serve_asyncio": "endless_py._asyncio",
     "await_message": "endless_py._server.idle",
     "ChannelClosed": "endless_py.exceptions",

@@ -60,6 +60,11 @@ def is_reloaded() -> bool:
     return process.current.generation > 0
 
 
+def is_draining() -> bool:
+    """Whether this process accepts no more and finishes what is active; safe in any thread."""
+    return process.current.machine.drains
+
+
 def wait_for_predecessor(timeout: Optional[float] = None) -> bool:
     """Wait until no older generation drains any more; whether that is so.
 
@@ -198,6 +203,7 @@ class _Owner:
 
     drain_timeout: Optional[float] = 60.0
     ready_timeout: Optional[float] = 60.0
+    keepalive_grace: Optional[float] = 5.0  # for `serve_asyncio()`
     max_draining: Optional[int] = MAX_DRAINING
     keep_pid: detect.Setting = "auto"
     pid_file: Any = None

@@ -1,4 +1,4 @@
-"""A server of asyncio's, whatever made it: its connections counted, drained, and named when cut.
+"""Servers of asyncio's, whatever made them: connections counted, drained, and named when cut.
 
 asyncio calls methods of the listener's socket: listen() when it begins to serve, accept() for each
 connection. So all that is known here comes from the sockets, and no server needs to know of it.
@@ -7,8 +7,10 @@ connection. So all that is known here comes from the sockets, and no server need
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 
 from endless_py._api import ForeignSocket, listen, ready
@@ -17,36 +19,20 @@ from endless_py._support.reserve import NO_ROOM
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Awaitable, Callable, Optional
+    from typing import Any, Awaitable, Callable, Optional, Sequence, Union
 
     from endless_py._api import Address
 
 _TURNS = 10  # of the event loop, after which what it has accepted has its handler
 _PAUSE = 0.5  # seconds without accepting when there is no descriptor left
-_GRACE = 5.0  # seconds in which a connection may still say its first word during a drain
+_FAREWELL = 0.3  # seconds that on_cut() has before the connections are cut
+_LAST = 0.5  # seconds that a server has to end by itself when all it had was cut
 
 
 class AcceptedSocket(socket.socket):
-    """A connection's socket, which knows of its first byte and tells of its end."""
+    """A connection's socket, which tells of its end."""
 
-    spoke = False
     listener: Optional[CountingSocket] = None
-
-    def recv(self, *arguments: Any) -> bytes:
-        data = super().recv(*arguments)
-        self._speaks()
-        return data
-
-    def recv_into(self, *arguments: Any) -> int:
-        size = super().recv_into(*arguments)
-        self._speaks()
-        return size
-
-    def _speaks(self) -> None:
-        if not self.spoke:
-            self.spoke = True
-            if self.listener is not None and self.listener.drains:
-                self.listener.tell()
 
     def _real_close(self, *arguments: Any) -> None:
         super()._real_close(*arguments)  # type: ignore[misc]
@@ -60,33 +46,43 @@ class AcceptedSocket(socket.socket):
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.connections.active.pop(id(self), None)
-            listener.tell()
+            listener.serving.tell()
+
+
+class AcceptedConnection(Connection):
+    """The record of one, whose server may say goodbye before it is cut."""
+
+    def cut(self) -> None:
+        listener = self.request.listener
+        if listener is not None and not listener.serving.cut_later(self):
+            super().cut()
+
+    def cut_now(self) -> None:
+        super().cut()
 
 
 class CountingSocket(ForeignSocket):
-    """The listener, which notes each connection until that is closed."""
+    """A listener, which notes each connection until that is closed."""
 
     listens = drains = False
+    serving: Serving
     _tried_until = 0.0  # time.monotonic()
 
-    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._news = loop, asyncio.Event()
-        self.connections = self._record.connections
-
-    def tell(self) -> None:
-        """Something has changed for who waits; safe in any thread."""
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
-            self._loop.call_soon_threadsafe(self._news.set)
+    def begin(self, serving: Serving) -> None:
+        self.serving = serving
+        self.record = self._record
+        self.connections = self.record.connections
+        self.record.on_cut = serving.say_cut
 
     def drain(self) -> None:
         """Called in a drain, in another thread."""
         self.drains = True
-        self.tell()
+        self.serving.tell()
 
     def listen(self, *arguments: int) -> None:
         super().listen(*arguments)
         self.listens = True
-        self.tell()
+        self.serving.tell()
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As a socket's. When there is no room asyncio waits for a second, but tries on before."""
@@ -100,78 +96,186 @@ class CountingSocket(ForeignSocket):
             raise
         accepted = AcceptedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
         accepted.listener = self
-        self.connections.active[id(accepted)] = Connection(accepted, address)
+        self.connections.active[id(accepted)] = AcceptedConnection(accepted, address)
         return accepted, address
 
-    def waits(self) -> bool:
-        """Whether a connection has not said anything yet."""
-        return any(not c.request.spoke for c in list(self.connections.active.values()))
 
-    def is_cut(self) -> bool:
-        """Whether the drain's time is over, and nothing is open any more."""
-        return self._record.cut and not len(self.connections)
+class Serving:
+    """One server's listeners, and the coroutine that waits for what happens to them."""
+
+    def __init__(self, on_cut: Optional[Callable[[], Any]]) -> None:
+        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+        self._on_cut = on_cut
+        self._cut: deque[AcceptedConnection] = deque()
+        self._farewell: Optional[asyncio.Future[Any]] = None
+        self.listeners: list[CountingSocket] = []
+
+    def add(self, address: Address, settings: dict[str, Any]) -> None:
+        begun: list[CountingSocket] = []
+        given = listen(address, on_drain=lambda: begun[0].drain(), **settings)
+        listener = CountingSocket.of(given, given._record)
+        assert isinstance(listener, CountingSocket)
+        given.close()
+        listener.begin(self)
+        begun.append(listener)
+        self.listeners.append(listener)
+
+    # -- what is waited for -----------------------------------------------
+
+    def tell(self) -> None:
+        """Something has changed for who waits; safe in any thread."""
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            self._loop.call_soon_threadsafe(self._news.set)
 
     async def until(self, done: Callable[[], object]) -> None:
         while not done():
             self._news.clear()
             await self._news.wait()
 
+    async def within(self, seconds: float, done: Callable[[], object]) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.until(done), seconds)
+
+    def listens(self) -> bool:
+        return all(listener.listens for listener in self.listeners)
+
+    def drains(self) -> bool:
+        return all(listener.drains for listener in self.listeners)
+
+    def empty(self) -> bool:
+        """Whether no connection is open."""
+        return not any(len(listener.connections) for listener in self.listeners)
+
+    def is_cut(self) -> bool:
+        """Whether the drain's time is over, and nothing is open any more."""
+        return self.empty() and all(listener.record.cut for listener in self.listeners)
+
+    # -- a drain ----------------------------------------------------------
+
+    async def accept_no_more(self) -> None:
+        """What was accepted a moment ago gets its handler; a server's close() would cut it."""
+        if any(listener.record.closing for listener in self.listeners):
+            await asyncio.sleep(0)  # nobody else will accept what waits in the queue
+            await asyncio.sleep(0)
+        for listener in self.listeners:
+            self._loop.remove_reader(listener)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+
+    def grace(self) -> float:
+        """Return for how many seconds a connection may stay idle."""
+        return max(listener.record.setting("keepalive_grace") for listener in self.listeners)
+
+    def say_cut(self) -> None:
+        """The drain's time is over; called in any thread."""
+        if self._on_cut is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._say_goodbye)
+
+    def _say_goodbye(self) -> None:
+        if self._farewell is None:  # it is one cut, however many listeners tell of it
+            self._farewell = asyncio.ensure_future(self._goodbye())
+
+    async def _goodbye(self) -> None:
+        assert self._on_cut is not None
+        done = time.monotonic() + _FAREWELL
+        try:
+            said = self._on_cut()
+            if inspect.isawaitable(said):
+                await asyncio.wait_for(said, _FAREWELL)
+        except Exception as error:
+            what = {"message": "on_cut() has failed", "exception": error}
+            self._loop.call_exception_handler(what)
+        await self.within(max(0.0, done - time.monotonic()), self.empty)
+        self._farewell = None
+        while self._cut:
+            self._cut.popleft().cut_now()
+
+    def cut_later(self, connection: AcceptedConnection) -> bool:
+        """Whether this connection is cut in a moment, when its server has said goodbye."""
+        if self._on_cut is None or self._loop.is_closed():
+            return False
+        self._cut.append(connection)
+        self.say_cut()
+        return True
+
+    def close(self) -> None:
+        for listener in self.listeners:
+            listener.drained()
+            listener.close()
+
 
 async def serve_asyncio(
-    serve: Callable[[Any], Awaitable[Any]],
-    address: Address,
+    serve: Callable[..., Awaitable[Any]],
+    address: Union[Address, Sequence[Address]],
     *,
     stop: Optional[Callable[[], object]] = None,
+    close_idle: Optional[Callable[[], object]] = None,
+    on_cut: Optional[Callable[[], Any]] = None,
     **settings: Any,
 ) -> None:
     """Serve an address with an asyncio server, until that ends or this process has drained.
 
     serve(listener) starts it: `lambda listener: asyncio.start_server(handle, sock=listener)`, or
-    a coroutine that serves until its end, as uvicorn's `server.serve(sockets=[listener])`. The
-    latter needs stop(), which has it accept no more, finish what is active, and return.
+    a coroutine that serves until its end, as hypercorn's `worker_serve()`. The latter needs stop(),
+    which has it accept no more, finish what is active, and return. A list of addresses gives
+    serve() as many listeners. This process is ready once it listens on all of them.
 
-    A connection counts as active from accept to its end. In a drain no more are accepted; one
-    that has not said anything yet has 5 seconds for that. What is open after `drain_timeout` is
-    cut, and named in the log; a shorter limit of the server's own (hypercorn's `graceful_timeout`,
-    uvicorn's `timeout_graceful_shutdown`) cuts before, without a line. The event loop has to be
-    asyncio's own: uvloop's accepts past the listener, so that nothing is counted there.
+    A connection counts as active from accept to its end. In a drain no more are accepted; those
+    that are open may stay idle for `keepalive_grace` (seconds, 5). Then close_idle() is called,
+    where there is one, and when no connection is left stop(); where there is none stop() is called
+    at once, and has to close them. What is open after `drain_timeout` is cut, and named in the log;
+    on_cut(), a function or a coroutine function, has 0.3 seconds to say goodbye before. A shorter
+    limit of the server's own (hypercorn's `graceful_timeout`) cuts without a line. All three are
+    called in the loop, which has to be asyncio's own: uvloop's accepts past the listener, so that
+    nothing is counted there.
 
     address and settings are those of `listen()`. Raises what serve(listener) raises.
     """
-    loop = asyncio.get_running_loop()
-    begun: list[CountingSocket] = []
-    given = listen(address, on_drain=lambda: begun[0].drain(), **settings)
-    listener = CountingSocket.of(given, given._record)
-    assert isinstance(listener, CountingSocket)
-    given.close()
-    listener.begin(loop)
-    begun.append(listener)
-    running = asyncio.ensure_future(serve(listener))
-    running.add_done_callback(lambda _: listener.tell())
+    serving = Serving(on_cut)
     try:
-        await listener.until(lambda: listener.listens or running.done())
-        if not running.done() or running.exception() is None:
-            ready()
+        several: Any = address if isinstance(address, list) else [address]
+        for each in several:
+            serving.add(each, settings)
+        await _serve(serving, serve, stop, close_idle)
+    finally:
+        serving.close()
+
+
+async def _serve(
+    serving: Serving,
+    serve: Callable[..., Awaitable[Any]],
+    stop: Optional[Callable[[], object]],
+    close_idle: Optional[Callable[[], object]],
+) -> None:
+    running = asyncio.ensure_future(serve(*serving.listeners))
+    running.add_done_callback(lambda _: serving.tell())
+    try:
+        await serving.until(lambda: serving.listens() or running.done())
+        if running.done() and not serving.listens():
+            await running
+            return  # it could not start, which it has said itself
+        ready()
         server = await running if stop is None else None
-        await listener.until(lambda: listener.drains or (server is None and running.done()))
-        if running.done() and server is None:
+        await serving.until(lambda: serving.drains() or (server is None and running.done()))
+        if not serving.drains():
             await running
             return  # it has ended by itself
-        # What was accepted a moment ago gets its handler; a server's close() would cut it.
-        loop.remove_reader(listener)
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(listener.until(lambda: not listener.waits()), _GRACE)
-        if stop is not None:
-            stop()
-        await listener.until(lambda: running.done() or listener.is_cut())
-        if server is None and running.done():
+        await serving.accept_no_more()
+        await serving.within(serving.grace(), serving.empty)
+        if close_idle is not None:
+            close_idle()
+            await serving.until(lambda: serving.empty() or (stop and running.done()))
+        if stop is None:
+            await serving.until(serving.empty)
+            if server is not None:
+                server.close()
+            return
+        stop()
+        await serving.until(lambda: running.done() or serving.is_cut())
+        await asyncio.wait({running}, timeout=_LAST)
+        if running.done():
             await running
-        await listener.until(lambda: not len(listener.connections))
-        if server is not None:
-            server.close()
+            await serving.until(serving.empty)
     finally:
         running.cancel()
-        listener.drained()
-        listener.close()

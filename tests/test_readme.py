@@ -245,6 +245,7 @@ class Example:
 SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
 OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
 OTHERS += ("datagrams.py", "forking.py")
+OTHERS += ("uvicorn_server.py", "hypercorn_server.py", "aiohttp_server.py")  # see tests/asgi
 
 
 @pytest.mark.parametrize("name", SERVERS)

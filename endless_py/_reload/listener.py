@@ -221,7 +221,7 @@ class Listener:
 class ForeignListener(Listener):
     """One that `listen()` gave: a server that is not socketserver's accepts on it.
 
-    Nothing is known of its connections.
+    Nothing is known of its connections, unless who accepts them says so.
     """
 
     own_loop = False
@@ -236,7 +236,14 @@ class ForeignListener(Listener):
         super().__init__(owner)
         self._owner = owner
         self.on_drain, self.on_resume = on_drain, on_resume
+        self.on_cut: Optional[Callable[[], Any]] = None  # never waits; called in any thread
         self.done = False  # the program has said that it has drained
+
+    def move(self, event: str) -> bool:
+        moved = super().move(event)
+        if moved and self.cut and self.on_cut is not None:
+            self.on_cut()
+        return moved
 
     def give_up(self) -> None:
         """The program has a duplicate, which it closes; with ours clients would still be let in."""
@@ -245,4 +252,4 @@ class ForeignListener(Listener):
 
     @property
     def drained(self) -> bool:
-        return self.done or self.cut
+        return self.done or (self.cut and not len(self.connections))

@@ -1,0 +1,1 @@
+"""ASGI: applications that tell their clients of a drain, and the command that serves them."""
