@@ -1,4 +1,4 @@
-"""python -m endless_py: commands for a running server; servers: a folder's, WSGI's, others'."""
+"""python -m endless_py: commands for a running server; servers: a folder's, by name, others'."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         from endless_py._wsgi import command
 
         return command.main(words[1:])
+    if words and words[0] == "asgi":
+        from endless_py._asgi.command import main as serve_asgi
+
+        return serve_asgi(words[1:])
     if words and words[0] == "run":
         from endless_py._run.command import main as run_program
 

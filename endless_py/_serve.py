@@ -17,6 +17,7 @@ from typing import Any, Optional, Sequence
 from endless_py._control.entry import COMMANDS
 from endless_py._reload import process
 from endless_py._reload.settings import problem_in_environment
+from endless_py._support.files import unreadable
 from endless_py.exceptions import EndlessError, PidFileError
 from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
 
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m endless_py",
         description="Serve a folder over HTTP, reloadable by SIGHUP.",
         epilog=f"Commands for a running server: {', '.join(COMMANDS)}; see COMMAND --help. "
-        "For a WSGI application: wsgi MODULE:APPLICATION; see wsgi --help.",
+        "For an application: wsgi or asgi MODULE:APPLICATION; see wsgi --help, asgi --help.",
     )
     parser.add_argument("port", nargs="?", type=_port, default=8000, help="default: 8000")
     parser.add_argument("-b", "--bind", metavar="ADDRESS", help="default: all interfaces")
@@ -170,17 +171,6 @@ def _fail(text: str, status: int) -> int:
     return status
 
 
-def _unreadable(options: argparse.Namespace) -> str:
-    """Return which file of the TLS options cannot be read, and why; else ""."""
-    for what, path in (("certificate", options.tls_cert), ("private key", options.tls_key)):
-        try:
-            if path is not None:
-                open(path, "rb").close()
-        except OSError as error:
-            return f"cannot read the TLS {what} {path}: {error.strerror}"
-    return ""
-
-
 def _address(bind: Optional[str], port: int) -> tuple[int, Any]:
     found = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return found[0][0], found[0][4]
@@ -195,9 +185,9 @@ def main(words: Sequence[str]) -> int:
         parser.error(problem)
     _check_headers(parser, options)
     tls = _tls(parser, options)
-    unreadable = _unreadable(options)
-    if unreadable:
-        return _fail(unreadable, 1)
+    problem = unreadable({"TLS certificate": options.tls_cert, "TLS private key": options.tls_key})
+    if problem:
+        return _fail(problem, 1)
     kind: Any = FolderHTTPSServer if tls else FolderServer
     directory = options.directory or process.current.spawn.command.directory or os.getcwd()
     if not os.path.isdir(directory):

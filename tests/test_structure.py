@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 # From the top: a room imports from its own floor and from those below it.
 FLOORS = [
     [
-        *("endless_py.__main__", "endless_py._serve", "endless_py._wsgi.command"),
+        *("endless_py.__main__", "endless_py._serve"),
+        *("endless_py._asgi.command", "endless_py._wsgi.command", "endless_py._wsgi.prepare"),
         *("endless_py._run", "endless_py.upgrade"),
     ],
     ["endless_py"],

@@ -57,7 +57,7 @@ async def app(scope, receive, send):
     else:
         query = scope["query_string"].decode()
         body = (await answer(scope["path"] + ("?" + query if query else ""))).encode()
-        if scope["path"] == "/scope":
+        if scope["path"].endswith("/scope"):
             client = scope["client"] or ("",)
             body = f"{scope['scheme']} {client[0]} {scope['root_path']}".encode()
         headers = [(b"content-length", b"%d" % len(body))]

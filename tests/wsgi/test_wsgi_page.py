@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 from harness import ROOT, Program, environment, free_port, get
+from option_table import assert_complete
 
 from endless_py._wsgi.options import parser
 
@@ -35,17 +35,4 @@ def test_the_command_of_the_page(tmp_path):
 
 
 def test_the_table_has_every_option_and_its_default():
-    table = PAGE.partition("## Options")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`-[^|]*`) \| (.*?) \|", table, re.M)
-    shown = {name: default for names, default in rows for name in re.findall(r"`(.*?)`", names)}
-    actions = [action for action in parser()._actions if action.option_strings]
-    for action in actions:
-        if action.dest == "help":
-            continue
-        # Of several spellings the page has the one that the others stand for.
-        long = next(name for name in action.option_strings if name.startswith("--"))
-        default = shown.pop(long)
-        shown.pop(action.option_strings[0], None)
-        if isinstance(action.default, (int, float)):
-            assert float(default) == action.default, long
-    assert not shown
+    assert_complete(PAGE, parser())
