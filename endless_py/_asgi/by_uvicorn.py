@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from endless_py._api import Address
 
+_STARTUP_FAILURE = 3  # uvicorn's exit status for it
+
 
 async def serve_uvicorn(
     config: Any, address: Union[Address, Sequence[Address]], **settings: Any
@@ -64,3 +66,5 @@ async def serve_uvicorn(
                 connection.shutdown()
 
     await serve_asyncio(serve, address, stop=stop, close_idle=close_idle, on_cut=on_cut, **settings)
+    if not server.started:  # as later versions do it by themselves
+        raise SystemExit(_STARTUP_FAILURE)
