@@ -99,15 +99,20 @@ def gunicorn(settings: Settings):
 @contextlib.contextmanager
 def wsgi_server(settings: Settings, name: str):
     """A server of application.py with 16 threads, by its command; its port."""
-    port = free_port()
-    words = {
-        "endless_py": ["endless_py", "wsgi", "--threads", "16", "-b", f"127.0.0.1:{port}"],
-        "waitress": ["waitress", "--threads", "16", "--listen", f"127.0.0.1:{port}"],
+    port, python = free_port(), [sys.executable, "-m"]
+    address, threads = f"127.0.0.1:{port}", ["--threads", "16"]
+    command = {
+        "endless_py": [*python, "endless_py", "wsgi", *threads, "-b", address],
+        "waitress": [*python, "waitress", *threads, "--listen", address],
+        "uWSGI": [
+            *(f"{Path(sys.executable).parent}/uwsgi", *threads, "--http11-socket", address),
+            *("--die-on-term", "--disable-logging", "--listen", "100", "--module"),
+        ],
     }[name]
-    if importlib.util.find_spec(name) is None:
+    is_there = Path(command[0]).exists() if name == "uWSGI" else importlib.util.find_spec(name)
+    if not is_there:
         raise NotMeasured("python -m pip install 'endless-py[bench]'")
-    command = [sys.executable, "-m", *words, "application:application"]
-    with Program(command=command, cwd=HERE, env=settings.env()):
+    with Program(command=[*command, "application:application"], cwd=HERE, env=settings.env()):
         first_answer(port)
         yield port
 

@@ -32,7 +32,7 @@ ECHOES = [
     *("ThreadingTCPServer", "ForkingTCPServer", "TCPServer"),
     *("ThreadingUDPServer", "ForkingUDPServer", "UDPServer"),
 ]
-WSGI = {"gunicorn, gthread": 1.5, "waitress": 1.0}  # and how much faster ours is to be
+WSGI = {"gunicorn, gthread": 1.5, "waitress": 1.0, "uWSGI": None}  # how much faster ours is to be
 # By what a class's name begins with: what else is measured, its name in the table, its goal.
 EXTRAS = {
     "Forking": ("imported", "the standard class with endless_py imported", None),
@@ -174,7 +174,7 @@ def wsgi(settings: Settings) -> list[Row]:
         missing = {}
         for name in WSGI:
             try:
-                server = wsgi_server(settings, name) if name == "waitress" else gunicorn(settings)
+                server = gunicorn(settings) if "gunicorn" in name else wsgi_server(settings, name)
                 ports[name] = stack.enter_context(server)
             except NotMeasured as error:
                 missing[name] = str(error)
@@ -189,7 +189,8 @@ def wsgi(settings: Settings) -> list[Row]:
                 if name in found:
                     rows.append(ratio_row(what, name, found["ours"], found[name], goal))
                 else:
-                    rows.append(Row(what, name, f"at least {goal:g} x", missing[name], ""))
+                    least = f"at least {goal:g} x" if goal else ""
+                    rows.append(Row(what, name, least, missing[name], ""))
     return rows
 
 

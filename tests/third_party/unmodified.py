@@ -276,6 +276,17 @@ def make_repository(folder: Path) -> None:
     subprocess.run(["hg", "init", str(folder / "repo")], check=True, env=_tools())
 
 
+def make_git(folder: Path) -> None:
+    from dulwich import porcelain
+
+    (folder / "repo").mkdir()
+    repo = porcelain.init(folder / "repo")
+    (folder / "repo" / "file").write_text("end")
+    porcelain.add(repo, [str(folder / "repo" / "file")])
+    porcelain.commit(repo, b"end", author=b"A <a@example.org>", committer=b"A <a@example.org>")
+    repo.close()
+
+
 def make_site(folder: Path) -> None:
     (folder / "docs").mkdir()
     (folder / "docs" / "index.md").write_text("# end\n")
@@ -290,6 +301,15 @@ def ask_dns(port: int) -> None:
 
     reply = DNSRecord.parse(DNSRecord.question("x").send("127.0.0.1", port, timeout=5))
     assert str(reply.rr[0].rdata) == "127.0.0.9"
+
+
+def ask_git(port: int) -> None:
+    from dulwich.client import TCPGitClient
+
+    refs = TCPGitClient("127.0.0.1", port).fetch_pack(
+        "repo", lambda refs, depth=None: [], None, lambda data: None
+    )
+    assert b"HEAD" in refs.refs
 
 
 def ask_redis(port: int) -> None:
@@ -492,6 +512,19 @@ robotremoteserver.RobotRemoteServer(Library(), "127.0.0.1", PORT)
         "mkdocs serve -a 127.0.0.1:PORT",
         prepare=make_site,
         files={"mkdocs.yml": "site_name: end\n"},
+    ),
+    Case(
+        "Pelican, `--listen`",
+        "pelican",
+        "pelican --listen -o FOLDER -b 127.0.0.1 -p PORT",
+        files={"index.html": "end\n"},
+    ),
+    Case(
+        "Dulwich, `daemon`: git's protocol",
+        "dulwich",
+        "dulwich daemon -l 127.0.0.1 -p PORT FOLDER",
+        prepare=make_git,
+        ask=ask_git,
     ),
     Case(
         "Mercurial, `hg serve`, with `--take-hup`",
