@@ -32,6 +32,22 @@ _CLOSED = 0x8  # IN_CLOSE_WRITE, and not each write: a log may stand beside a mo
 _SITES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
+class Quiet:
+    """The process's log while one works on the program: a reload is one line, the watch's own.
+
+    What else a reload says at the information level is for operators; here it goes to debug.
+    """
+
+    def __init__(self) -> None:
+        self._log = process.current.log
+        self.hushed = process.current.generation > 0
+        vars(process.current)["log"] = self
+
+    def __call__(self, level: int, text: str, *more: Any, **fields: Any) -> None:
+        hush = self.hushed and level == log.INFO and not text.startswith("watch: ")
+        self._log(log.DEBUG if hush else level, text, *more, **fields)
+
+
 class ModuleWatch:
     """Watches from the moment at which the servers serve, and notes before when modules are read.
 
@@ -42,6 +58,7 @@ class ModuleWatch:
     def __init__(self, interval: float) -> None:
         """interval is in seconds, between two looks where the system does not tell of changes."""
         self._interval = interval
+        self._quiet = Quiet()
         self._read = {"__main__": time.time()}  # from when on a module's file may have been read
         paths = sysconfig.get_paths()
         self._library = tuple({paths[name] + os.sep for name in ("stdlib", "platstdlib")})
@@ -78,6 +95,7 @@ class ModuleWatch:
             # One that drains has a successor that watches; it may come back, should that one die.
             if changed and is_in_charge():
                 process.current.log(log.INFO, f"watch: {changed[0]} has changed; reloads")
+                self._quiet.hushed = True
                 control.reload()
             self._wait()
             changed = self._settled()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from harness import Program, get
+from harness import Program, get, until
 
 RUN = [sys.executable, "-m", "endless_py", "run"]
 APP = """
@@ -41,30 +41,56 @@ def watching(folder, *options):
     return Program(command=[*RUN, "--watch", *options, "app.py"], cwd=folder)
 
 
+def reloaded(program, old):
+    """Wait until another process than that one is alone; return its pid. It says nothing of it."""
+
+    def alone():
+        program.process.poll()
+        found = program.pids()
+        return len(found) == 1 and found != [old] and found[0]
+
+    return until(alone)
+
+
 @pytest.mark.parametrize("name", ["words.py", "app.py"])
 def test_a_change_reloads(app, name):
     with watching(app) as program:
-        program.wait_serving()
+        pid = program.wait_serving()
         assert get(program.port) == "one"
         (app / name).write_text((app / name).read_text().replace("words.WORD", "'two'") + "\n")
         program.wait(f"watch: .*{name} has changed; reloads")
-        pid = program.wait_serving(1)
-        program.wait_alone(pid)
+        pid = reloaded(program, pid)
         (app / "words.py").write_text("WORD = 'three'\n")
-        pid = program.wait_serving(2)
-        program.wait_alone(pid)
+        pid = reloaded(program, pid)
         assert get(program.port) == ("two" if name == "app.py" else "three")
         program.stop(pid)
         assert program.text.count("has changed") == 2
 
 
+def test_a_reload_is_one_line(app):
+    with watching(app) as program:
+        pid = program.wait_serving()
+        first = len(program.lines)
+        for word in ("two", "three"):
+            (app / "words.py").write_text(f"WORD = '{word}'\n")
+            pid = reloaded(program, pid)
+            assert get(program.port) == word
+        (app / "words.py").write_text("WORD =\n")
+        program.wait("reload failed: .*this one goes on serving")  # which is said, and why
+        assert "SyntaxError" in program.text
+        own = [line for line in program.lines[first:] if " endless_py[" in line]
+        assert len(own) == 4
+        assert all("words.py has changed; reloads" in line for line in own[:3])
+        program.stop(pid)
+
+
 def test_a_module_that_is_imported_while_it_serves(app):
     with watching(app) as program:
-        program.wait_serving()
+        pid = program.wait_serving()
         get(program.port, "/late")
         (app / "late.py").write_text("x = 1\n")
         program.wait("watch: .*late.py has changed; reloads")
-        program.stop(program.wait_serving(1))
+        program.stop(reloaded(program, pid))
 
 
 def test_new_code_that_fails_is_tried_again_when_the_module_that_failed_changes(app):
@@ -75,8 +101,7 @@ def test_new_code_that_fails_is_tried_again_when_the_module_that_failed_changes(
         program.wait("reload failed: .*this one goes on serving")
         assert get(program.port) == "one"
         (app / "other.py").write_text("WORD = 'two'\n")
-        pid = program.wait_serving(1)
-        program.wait_alone(pid)
+        pid = reloaded(program, pid)
         assert get(program.port) == "two"
         program.stop(pid)
 
@@ -87,11 +112,10 @@ def test_other_files_and_an_idle_process(app):
         (app / "data.txt").write_text("x")
         (app / "unknown.py").write_text("x = 1\n")
         (app / "words.py").write_text("WORD = 'two'\n")
-        program.stop(program.wait_serving(1))
+        program.stop(reloaded(program, pid))
         changes = [line for line in program.lines if "has changed" in line]
         assert len(changes) == 1
         assert "words.py" in changes[0]
-        assert pid
 
 
 def test_a_system_that_tells_of_no_changes(app):
@@ -103,11 +127,10 @@ def test_a_system_that_tells_of_no_changes(app):
         "command.main(['run', '--watch', '--watch-interval', '0.1', 'app.py'])\n"
     )
     with Program(command=[sys.executable, "-c", code], cwd=app) as program:
-        program.wait_serving()
+        pid = program.wait_serving()
         (app / "words.py").write_text("WORD = 'two'\n")
         program.wait("watch: .*words.py has changed; reloads")
-        pid = program.wait_serving(1)
-        program.wait_alone(pid)
+        pid = reloaded(program, pid)
         assert get(program.port) == "two"
         program.stop(pid)
 
@@ -120,8 +143,7 @@ def test_a_module_that_the_program_writes_and_then_imports_has_not_changed(app):
     with watching(app) as program:
         pid = program.wait_serving()
         (app / "words.py").write_text("WORD = 'two'\n")
-        pid = program.wait_serving(1)
-        program.wait_alone(pid)
+        pid = reloaded(program, pid)
         program.stop(pid)
         changes = [line for line in program.lines if "has changed" in line]
         assert len(changes) == 1
@@ -146,7 +168,6 @@ def test_reloaders_stay_off(tmp_path, options):
             (tmp_path / "app.py").write_text(
                 (tmp_path / "app.py").read_text().replace("one", "two")
             )
-            pid = program.wait_serving(1)
-            program.wait_alone(pid)
+            pid = reloaded(program, pid)
             assert get(program.port) == "two"
         program.stop(pid)
