@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import socket
 import time
 from collections import deque
@@ -84,6 +85,14 @@ class CountingSocket(ForeignSocket):
         self.listens = True
         self.serving.tell()
 
+    def let_go(self) -> None:
+        """Nobody accepts any more: who connects is refused, and does not wait for the drain's end.
+
+        Its server has the descriptor, so that stays: of a socket that nobody can connect to.
+        """
+        with socket.socket(self.family, self.type) as other:
+            os.dup2(other.fileno(), self.fileno(), inheritable=False)
+
     def accept(self) -> tuple[socket.socket, Any]:
         """As a socket's. When there is no room asyncio waits for a second, but tries on before."""
         if time.monotonic() < self._tried_until:
@@ -154,11 +163,10 @@ class Serving:
 
     async def accept_no_more(self) -> None:
         """What was accepted a moment ago gets its handler; a server's close() would cut it."""
-        if any(listener.record.closing for listener in self.listeners):
-            await asyncio.sleep(0)  # nobody else will accept what waits in the queue
-            await asyncio.sleep(0)
         for listener in self.listeners:
             self._loop.remove_reader(listener)
+            if listener.record.closing:
+                listener.let_go()
         for _ in range(_TURNS):
             await asyncio.sleep(0)
 

@@ -5,6 +5,7 @@ FOLDER/go is there, and touches FOLDER/hangs. FOLDER/code is run before.
 """
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import sys
@@ -62,6 +63,7 @@ def by_uvicorn():
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_level="warning"))
+    server.capture_signals = contextlib.nullcontext  # it would handle TERM
     return {
         "serve": lambda listener: server.serve(sockets=[listener]),
         "stop": lambda: setattr(server, "should_exit", True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 
 import pytest
-from harness import TIMEOUT, Program, environment, first, get, reloads_under_load
+from harness import TIMEOUT, Program, environment, first, get, reloads_under_load, until
 
 import endless_py
 
@@ -72,6 +73,31 @@ def test_what_is_active_is_counted_and_finished(kind, tmp_path):
         assert answers == [f"0 {pid} end"]
         program.wait_alone(new)
         program.stop(new)
+
+
+@pytest.mark.parametrize("kind", first(KINDS))
+def test_at_a_stop_new_clients_are_refused_while_others_finish(kind, tmp_path):
+    answers: list[str] = []
+    with start(tmp_path, kind) as program:
+        pid = program.wait_serving()
+        thread = threading.Thread(target=ask, args=(program.port, "/hang", answers))
+        thread.start()
+        until((tmp_path / "hangs").exists)
+        os.kill(pid, signal.SIGTERM)
+
+        def refused():
+            with contextlib.suppress(ConnectionResetError, http.client.RemoteDisconnected):
+                try:
+                    get(program.port)
+                except ConnectionRefusedError:
+                    return True
+
+        until(refused)
+        assert not answers
+        (tmp_path / "go").touch()
+        thread.join(TIMEOUT)
+        assert answers == [f"0 {pid} end"]
+        program.wait_alone(None)
 
 
 @pytest.mark.parametrize("kind", first(KINDS))
