@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ from websocket import WebSocketClient
 
 from endless_py._asgi.options import parser
 
+if importlib.util.find_spec("uvicorn") is None and "CI_RUN" not in os.environ:
+    pytest.skip("uvicorn is not there: pip install '.[test]'", allow_module_level=True)
 HERE = Path(__file__).resolve().parent
 COMMAND = [sys.executable, "-m", "endless_py", "asgi"]
 PAGE = (ROOT / "endless_py" / "docs" / "asgi.md").read_text()
@@ -37,12 +40,25 @@ python3 -m endless_py asgi shop.web:app --bind 127.0.0.1:8000
 """
 
 
+WRONG = [
+    (1, ["no_such_module:app"], "there is no module 'no_such_module'"),
+    (1, ["shop:missing"], "shop has no 'missing'"),
+    (1, ["shop:app", "-b", "::1"], "an IPv6 address goes in brackets"),
+    (1, ["shop:app", "-b", "192.0.2.1:1"], "it is the address of no interface here"),
+    (1, ["shop:app", "--certfile", "/no/file"], "cannot read the certfile /no/file"),
+    (1, ["shop:app", "--certfile", "/etc/passwd"], "cannot use the certificate /etc/passwd"),
+    (1, ["shop:app", "--http", "h9"], "uvicorn cannot load what --http h9"),
+    (2, ["shop:app", "--workers", "2"], "--workers is not there"),
+    (2, ["shop:app", "--port=80"], "use --bind HOST:PORT"),
+    (2, ["shop:app", "--keyfile", "x"], "--keyfile requires --certfile"),
+]
+
+
 def env(**more):
     return environment(PYTHONPATH=f"{ROOT}{os.pathsep}{HERE}", **more)
 
 
 def asgi(folder, *words, **options):
-    pytest.importorskip("uvicorn") if "CI_RUN" not in os.environ else None
     return Program(*words, command=COMMAND, env=env(), cwd=folder, **options)
 
 
@@ -87,6 +103,7 @@ def test_reloads_under_load_lose_nothing_and_close_nothing(http, tmp_path):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_tls_and_a_unix_socket(tmp_path):
     certificate(tmp_path)
     port = free_port()
@@ -101,6 +118,7 @@ def test_tls_and_a_unix_socket(tmp_path):
         assert "Traceback" not in reloads_under(Load(tmp_path / "socket"), program, 2)
 
 
+@pytest.mark.slow
 def test_several_addresses_a_pid_file_and_an_access_log(tmp_path):
     port = free_port()
     words = ["-b", f"127.0.0.1:{port}", "-b", f"unix:{tmp_path}/socket", "-p", "pid"]
@@ -131,7 +149,7 @@ def test_several_addresses_a_pid_file_and_an_access_log(tmp_path):
     ("words", "expected"),
     [
         ([], "https 10.1.2.3 "),
-        (["--forwarded-allow-ips", "192.0.2.1"], "http 127.0.0.1 "),
+        slow(["--forwarded-allow-ips", "192.0.2.1"], "http 127.0.0.1 "),
     ],
 )
 def test_proxies_that_are_believed(words, expected, tmp_path):
@@ -146,6 +164,7 @@ def test_proxies_that_are_believed(words, expected, tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_no_connection_is_kept_with_keep_alive_0(tmp_path):
     port = free_port()
     with asgi(tmp_path, "shop:app", "-b", f"127.0.0.1:{port}", "--keep-alive", "0") as program:
@@ -157,6 +176,7 @@ def test_no_connection_is_kept_with_keep_alive_0(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_watch_and_code_that_does_not_start(tmp_path):
     (tmp_path / "here.py").write_text("from shop import app\n")
     port = free_port()
@@ -172,6 +192,7 @@ def test_watch_and_code_that_does_not_start(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_start_up_that_fails_is_said(tmp_path):
     (tmp_path / "broken").touch()
     with asgi(tmp_path, "shop:app", "-b", f"127.0.0.1:{free_port()}") as program:
@@ -179,6 +200,7 @@ def test_a_start_up_that_fails_is_said(tmp_path):
         assert program.process.wait(TIMEOUT) == 1
 
 
+@pytest.mark.slow
 def test_without_uvicorn_one_line_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['uvicorn'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(code)
@@ -195,18 +217,7 @@ def test_without_uvicorn_one_line_says_what_to_install(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "words", "text"),
-    [
-        (1, ["no_such_module:app"], "there is no module 'no_such_module'"),
-        (1, ["shop:missing"], "shop has no 'missing'"),
-        (1, ["shop:app", "-b", "::1"], "an IPv6 address goes in brackets"),
-        (1, ["shop:app", "-b", "192.0.2.1:1"], "it is the address of no interface here"),
-        (1, ["shop:app", "--certfile", "/no/file"], "cannot read the certfile /no/file"),
-        (1, ["shop:app", "--certfile", "/etc/passwd"], "cannot use the certificate /etc/passwd"),
-        (1, ["shop:app", "--http", "h9"], "uvicorn cannot load what --http h9"),
-        (2, ["shop:app", "--workers", "2"], "--workers is not there"),
-        (2, ["shop:app", "--port=80"], "use --bind HOST:PORT"),
-        (2, ["shop:app", "--keyfile", "x"], "--keyfile requires --certfile"),
-    ],
+    [*WRONG[:2], *(slow(*each) for each in WRONG[2:])],
 )
 def test_what_cannot_be_is_one_line(status, words, text):
     done = run(*words)

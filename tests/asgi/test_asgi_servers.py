@@ -21,20 +21,22 @@ from harness import (
     free_port,
     get,
     reloads_under,
-    slow,
     until,
 )
 from websocket import WebSocketClient
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("uvicorn", "hypercorn", "aiohttp")
-with_websockets = pytest.mark.parametrize("kind", ["uvicorn", slow("hypercorn")])
-each_kind = pytest.mark.parametrize("kind", ["uvicorn", slow("hypercorn"), slow("aiohttp")])
+with_websockets = pytest.mark.parametrize("kind", KINDS[:2])
+each_kind = pytest.mark.parametrize("kind", KINDS)
+pytestmark = pytest.mark.slow
 
 
 def start(folder, kind, port, **replaced):
     """The page's program, with other settings."""
     if importlib.util.find_spec(kind) is None:
+        if kind == "aiohttp" and sys.version_info >= (3, 15):
+            pytest.skip("it is not there for this Python")  # as the extra has it
         missing = f"{kind} is not there: pip install '.[third-party]'"
         pytest.fail(missing) if "CI_RUN" in os.environ else pytest.skip(missing)
     if kind == "aiohttp":
