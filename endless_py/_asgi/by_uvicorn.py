@@ -53,7 +53,7 @@ async def serve_uvicorn(
     def close_idle() -> None:
         for connection in list(server.server_state.connections):
             if not isinstance(connection, websockets):
-                connection.shutdown()
+                _shut(connection)
 
     def on_cut() -> None:
         for task in list(server.server_state.tasks):
@@ -61,10 +61,16 @@ async def serve_uvicorn(
                 task.cancel()
         server.should_exit = True
         for connection in list(server.server_state.connections):
-            # One may be about to end by itself, and none is to keep the others from being told.
-            with contextlib.suppress(Exception):
-                connection.shutdown()
+            _shut(connection)
 
     await serve_asyncio(serve, address, stop=stop, close_idle=close_idle, on_cut=on_cut, **settings)
     if not server.started:  # as later versions do it by themselves
         raise SystemExit(_STARTUP_FAILURE)
+
+
+def _shut(connection: Any) -> None:
+    """Have it say goodbye: once, for uvicorn does so again at its own end, where that may raise."""
+    # One may be about to end by itself, and none is to keep the others from being told.
+    with contextlib.suppress(Exception):
+        connection.shutdown()
+        connection.shutdown = lambda: None

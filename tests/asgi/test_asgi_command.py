@@ -28,6 +28,7 @@ from secure import SecureLoad, certificate
 from secure import get as get_secure
 from websocket import WebSocketClient
 
+from endless_py._asgi.by_uvicorn import _shut
 from endless_py._asgi.options import parser
 
 if importlib.util.find_spec("uvicorn") is None and "CI_RUN" not in os.environ:
@@ -226,3 +227,18 @@ def test_what_cannot_be_is_one_line(status, words, text):
     assert "Traceback" not in done.stderr
     assert line.startswith("python -m endless_py asgi: error: ")
     assert text in line
+
+
+def test_a_websocket_is_told_goodbye_once():
+    """uvicorn does so again at its own end, and wsproto raises for a second close."""
+
+    class Connection:
+        told = 0
+
+        def shutdown(self):
+            self.told += 1
+
+    connection = Connection()
+    _shut(connection)
+    connection.shutdown()
+    assert connection.told == 1
