@@ -310,7 +310,9 @@ def state() -> dict[str, Any]:
     bridge, servers (address, accepting, active: how many handlers are at work, idle: how many
     wait for their client's next message), successor and predecessors (pid and generation; None and
     empty when there are none), last_reload (None, or at, ok, generation, and seconds or
-    reason), upgrade (None without an `endless_py.upgrade.Updater`, else what
+    reason), counters (requests, connections_accepted, connections_migrated_in,
+    connections_migrated_out, connections_cut, reloads_done, reloads_failed: since the first
+    generation's start), upgrade (None without an `endless_py.upgrade.Updater`, else what
     `endless_py.upgrade.status()` returns).
     """
     return process.current.answers.state()

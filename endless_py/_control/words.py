@@ -5,7 +5,7 @@ Whoever has the pid may be another version, or another user's process that root 
 
 from __future__ import annotations
 
-from endless_py._handoff.words import is_number, is_pid, is_report, is_text, is_time
+from endless_py._handoff.words import are_counts, is_number, is_pid, is_report, is_text, is_time
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ ANSWERS: dict[str, Check] = {
         successor=_maybe(_NEIGHBOUR),
         predecessors=_list(_NEIGHBOUR),
         last_reload=_maybe(is_report),
+        counters=_maybe(are_counts),
         upgrade=_maybe(_is_upgrade),
     ),
     "origin": _fields(

@@ -15,6 +15,7 @@
     incumbent -> successor   in_charge          (a descriptor, of its pid file) it is yours to tell
                                                 the supervisor: pid_file
                              reloaded           how this reload went: report
+                             counted            since I last said so, or ever: numbers
                              missing indexes    you did not adopt these: close them, nobody serves
                                                 them once I have closed them as well
                              reload             a HUP came after the successor was started
@@ -55,6 +56,13 @@ def _is_index(value: object) -> bool:
 
 def _are_numbers(value: object) -> bool:
     return isinstance(value, list) and all(map(is_number, value))
+
+
+def are_counts(value: object) -> bool:
+    """Whether these are numbers by name, of what was counted."""
+    return isinstance(value, dict) and all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63 for n in value.values()
+    )
 
 
 def _is_path(value: object) -> bool:
@@ -103,6 +111,7 @@ FROM_SUCCESSOR: dict[str, Fields] = {
 FROM_PREDECESSOR: dict[str, Fields] = {
     "in_charge": {"pid_file": _is_path},
     "reloaded": {"report": _is_report},
+    "counted": {"numbers": are_counts},
     "missing": {"indexes": _are_numbers},
     "reload": {},
     "stop": {},

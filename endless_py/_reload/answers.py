@@ -134,5 +134,6 @@ class Answers:
                 {"pid": p.pid, "generation": p.generation} for p in process.predecessors.living
             ],
             "last_reload": self._report.last,
+            "counters": process.counters.totals(),
             "upgrade": self.updater.status() if self.updater is not None else None,
         }

@@ -103,7 +103,9 @@ class Drain:
     def _cut(self, listener: Listener, now: float) -> None:
         active = listener.connections.all()
         listener.move("cut")  # who sees the end of a connection is to see why
-        self._report.cut(sum(not connection.idle for connection in active))
+        requests = sum(not connection.idle for connection in active)
+        self._process.counters.add("connections_cut", requests)
+        self._report.cut(requests)
         faults.at("hammer")
         for connection in active:
             self._process.log(

@@ -112,6 +112,7 @@ class Exit:
         then = ", then this pid starts it anew" if kept and not self._stop.ordered else ""
         process.log(log.INFO, f"finished; exiting{then}")
         if successor is not None:
+            process.counters.hand_on(successor)
             process.predecessors.hand_on(successor, process.listeners)
             if kept:
                 self._reexec.due = True

@@ -183,6 +183,8 @@ class HearPredecessors:
             predecessor.say("closed", indexes=body["indexes"])
         elif word == "reloaded":
             self._bridge.heard_reloaded(body["report"])
+        elif word == "counted":
+            process.counters.heard(body["numbers"])
         elif word == "in_charge":
             self._supervisor.take_charge(body["pid_file"], message.take())
             process.listeners.wake()
@@ -205,7 +207,7 @@ class HearPredecessors:
                 process.fire(Event.STARTED)
         else:
             listeners = process.listeners.by_number(predecessor.numbers)
-            migration.receive(predecessor, message, listeners, process.reserve.has_room)
+            migration.receive(predecessor, message, listeners, process)
 
     def _ended(self, predecessor: Predecessor) -> None:
         process = self._process

@@ -20,7 +20,7 @@ from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable
+    from typing import Any, Iterable
 
     from endless_py._handoff.channel import Channel, Message
 
@@ -93,12 +93,14 @@ class Migration:
             left = self._left.pop(number, None)
             if left is not None:
                 left.socket.close()
+                self._process.counters.add("connections_migrated_out", int(taken))
             listener, connection = self._under_way.pop(number, (None, None))
             if listener is None or connection is None:
                 continue
             if taken:
                 connection.move("taken")
                 connection.socket.close()
+                self._process.counters.add("connections_migrated_out")
             else:
                 _stay(listener, connection)
 
@@ -145,16 +147,16 @@ def receive(
     predecessor: Predecessor,
     message: Message,
     listeners: dict[int, Listener],
-    has_room: Callable[[], bool],
+    process: BaseProcess,
 ) -> None:
-    """Take connections over, as many as has_room() allows, and tell their sender which ones.
+    """Take connections over, as many as there is room for, and tell their sender which ones.
 
     listeners are ours by the numbers of the predecessor. Raises ChannelError, once all the rest
     is taken, when something in the message is not right.
     """
     faults.at("connections received")
     for position in reversed(range(len(message.descriptors))):
-        if has_room():
+        if process.reserve.has_room():
             break
         descriptor = message.take(position)
         if descriptor is not None:
@@ -180,6 +182,7 @@ def receive(
                     problem = f"a connection that cannot be taken over ({error!r})"
         answers["taken" if taken else "refused"].append(item["id"])
     message.close()  # what is refused belongs to its sender alone, before that hears so
+    process.counters.add("connections_migrated_in", len(answers["taken"]))
     for word, numbers in answers.items():
         if numbers:
             predecessor.say(word, ids=numbers)

@@ -114,6 +114,7 @@ class ServerProcess(BaseProcess):
         self.forks.watch()
         self.supervisor.know(listener.server)
         self.listeners.add(listener)
+        self.counters.know(listener)
         self.reserve.keep(self.machine.accepting)  # some servers accept before they say ready
         self._install_signals(first=len(self.listeners.all) == 1)
 
@@ -273,6 +274,7 @@ class ServerProcess(BaseProcess):
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
         self.reserve.in_forked_child()
+        self.counters.in_forked_child()
         self.driver.in_forked_child()
         self.files_lock = threading.RLock()
         self.left_orders.clear()

@@ -127,15 +127,19 @@ class Report:
         successor = self._process.successor
         assert successor is not None
         # What is handed back to a kept pid was not begun by an order here.
+        begun = self._began > 0
         began = self._began or successor.started or time.monotonic()
         seconds, self._began = round(time.monotonic() - began, 3), 0.0
         self._release()
         self.last = {"at": time.time(), "ok": True, "generation": successor.generation}
         self.last["seconds"] = seconds
+        if begun:
+            self._process.counters.add("reloads_done")
         self._tell("ready", successor, seconds=seconds)
         self.moved(self._waiting, successor)
         self._waiting = []
         successor.say("reloaded", report=self.last)
+        self._process.counters.hand_on(successor)
 
     def failed(self, text: str) -> None:
         """Nothing came of a reload."""
@@ -151,6 +155,7 @@ class Report:
         self._failed(text, again=True)
 
     def _failed(self, text: str, again: bool = False) -> None:
+        self._process.counters.add("reloads_failed")
         self._process.log(log.ERROR, text)
         self._supervisor.reload_failed(text)
         self._remember(self._process.generation + 1, text, again)
@@ -159,6 +164,7 @@ class Report:
         """A successor that served does not any more; this process serves again."""
         successor = self._process.successor
         assert successor is not None
+        self._process.counters.add("reloads_failed")
         why = f"generation {successor.generation} died; this one serves again"
         self._remember(successor.generation, why, again=False)
         self._supervisor.resumed(why)

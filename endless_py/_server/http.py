@@ -90,6 +90,7 @@ class HTTPHooks(Hooks):
         place.is_stateless = self.is_stateless
         place.may_park = self.may_park
         place.reads_ahead = place.arrived_with is None
+        place.count.alone = 0
         if hasattr(type(handler), "__getattr__"):
             # It may answer to every name, so that http.server's hasattr() makes no list.
             for name in _MADE_WHEN_ASKED_FOR & kept.of_a_request(handler.__class__):
@@ -175,6 +176,7 @@ class HTTPHooks(Hooks):
         The answer is the class's all the same.
         """
         handler = self.handler
+        self.place.count.requests += 1
         parse: Callable[[], bool] = functools.partial(
             self.theirs, "parse_request", *arguments, **keywords
         )

@@ -18,6 +18,7 @@ from endless_py._reload.settings import seconds
 from endless_py._sockets.connection import (
     MAX_STATE,
     Connection,
+    Count,
     DrainSignal,
     can_be_told,
     say_address,
@@ -41,6 +42,8 @@ class Boundary:
     def __init__(self, listener: Listener, request: Any) -> None:
         self._listener = listener
         self._connection: Optional[Connection] = listener.connections.get(request)
+        # Without a connection nobody asks for it.
+        self.count = Count() if self._connection is None else self._connection.count
         # Says whether another handler could go on; None: it does not matter.
         self.is_stateless: Optional[Callable[[], bool]] = None
         # Whether what a fresh connection's client has sent is read at once; see _read_ahead().

@@ -290,7 +290,7 @@ class GracefulMixIn:
         have died since.
         """
         listener = self._listener
-        if listener.connections.active.pop(id(request), None) is None:
+        if not listener.connections.end(request):
             return
         waited_for = not listener.accepting or listener.paused_until is not None or listener.full
         if leaves or waited_for:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
 _TURNS_OF_ONE = 16  # after a look for a second connection that found none
+_MOST_ENDED = 256  # connections that have ended, and are not added up
 _ARRIVALS_PER_TURN = 16  # accepting goes on between as many migrated connections
 
 
@@ -52,6 +53,7 @@ class Requests:
             # A class that counts its turns gets one request in each.
             if self._get_request != self._get_by_override and not acts(server) and not once:
                 self._most = _ACCEPTS_PER_TURN
+        self._is_stream = getattr(self._socket, "type", None) == socket.SOCK_STREAM
         self._forks = forking.is_forking(server)
         self._threads = isinstance(server, socketserver.ThreadingMixIn) and not self._forks
         self.room = Room(server, self._forks, self._threads)
@@ -197,7 +199,7 @@ class Requests:
                     arrived.socket.close()
                     continue
                 if self.parking is None or not self.parking.keep(arrived):
-                    self._handle(_received(arrived))
+                    self._handle(arrived.for_handler())
             return True
         finally:
             listener.in_accept = False
@@ -206,7 +208,7 @@ class Requests:
 
     def _serve_parked(self, place: ParkingPlace, parked: MigratingConnection) -> None:
         """Its client has spoken, or its time is over."""
-        connection, active = _received(parked), self._listener.connections.active
+        connection, active = parked.for_handler(), self._listener.connections.active
         # It counts as active before it counts as parked no more.
         active[id(connection.request)] = connection
         if place.take(parked):
@@ -278,6 +280,7 @@ class Requests:
             if not self.room.pause(error) and error.errno == errno.EINVAL:
                 self._listen_again()
             return False
+        self._listener.connections.accepted += self._is_stream
         self._handle(Connection(request, client_address))
         return True
 
@@ -288,11 +291,17 @@ class Requests:
         """
         server = self._server
         request, client_address = connection.request, connection.client_address
-        self._listener.connections.active[id(request)] = connection
+        connections = self._listener.connections
+        connections.active[id(request)] = connection
+        if self._forks:
+            connection.count.alone = 1  # what it counts is lost with its process
+        if len(connections.ended) > _MOST_ENDED:
+            process.current.counters.fold(connections)
         try:
             if verified or self._verify(request, client_address):
                 self._process(server, request, client_address)
             else:
+                connection.count.alone = 0
                 server.shutdown_request(request)
         except Exception:
             with self.may_wait(f"the handle_error() for {say_address(client_address)}"):
@@ -333,16 +342,6 @@ class Requests:
                     log.ERROR,
                     f"{listener} was shut down by another process; this one listens on it again",
                 )
-
-
-def _received(arrived: MigratingConnection) -> Connection:
-    """Return the record of a connection that another handler has had."""
-    connection = Connection(arrived.socket, arrived.client_address)
-    connection.arrived_with = arrived.carried
-    connection.refused_for = arrived.refused_for
-    connection.silent_since = arrived.silent_since
-    connection.since = arrived.since
-    return connection
 
 
 def _process_request(server: Any, request: Any, client_address: Any) -> None:

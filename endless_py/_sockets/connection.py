@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 
 from endless_py._sockets.listener import address_from_json, address_to_json
@@ -53,6 +54,20 @@ CONNECTION_TABLE: dict[tuple[ConnectionState, str], ConnectionState] = {
 }
 
 
+class Count:
+    """The requests of one connection, counted by its handler alone.
+
+    alone is what it counts as, once it has ended, where its handler has counted none.
+    """
+
+    __slots__ = ("alone", "folded", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.alone = 1
+        self.folded = False  # added up with those of others
+
+
 class Connection:
     """One accepted connection or received datagram, from accept to close_request().
 
@@ -74,6 +89,7 @@ class Connection:
         self.request = request
         self.client_address = client_address
         self.since = time.monotonic()
+        self.count = Count()
 
     @property
     def idle(self) -> bool:
@@ -181,6 +197,8 @@ class Connections:
         self.active: dict[int, Connection] = {}  # by the id() of the request
         self.forked: dict[int, ForkedHandler] = {}  # by pid
         self.parked: dict[int, MigratingConnection] = {}  # by descriptor
+        self.accepted = 0  # counted by the loop alone
+        self.ended: deque[Count] = deque()  # not added up yet
 
     def __len__(self) -> int:
         # What speaks is active before it is parked no more: counted in this order it is not missed.
@@ -193,6 +211,14 @@ class Connections:
     def get(self, request: Any) -> Optional[Connection]:
         """Return the record of an active connection."""
         return self.active.get(id(request))
+
+    def end(self, request: Any) -> bool:
+        """A connection is not active any more; whether it was until now."""
+        connection = self.active.get(id(request))
+        if connection is None:
+            return False
+        self.ended.append(connection.count)  # first: who adds up misses none
+        return self.active.pop(id(request), None) is not None
 
     def counts(self) -> tuple[int, int]:
         """Return how many are active, and how many of these are idle connections."""
@@ -209,7 +235,10 @@ class Connections:
         left = []
         while self.active:
             with suppress(KeyError):  # it ends right now
-                left.append(self.active.popitem()[1])
+                key, connection = next(iter(list(self.active.items())))
+                self.ended.append(connection.count)
+                del self.active[key]
+                left.append(connection)
         return left
 
 
@@ -247,6 +276,16 @@ class MigratingConnection:
     @property
     def idle(self) -> bool:
         return True
+
+    def for_handler(self) -> Connection:
+        """Return the record of a connection that another handler has had."""
+        connection = Connection(self.socket, self.client_address)
+        connection.arrived_with = self.carried
+        connection.refused_for = self.refused_for
+        connection.silent_since = self.silent_since
+        connection.since = self.since
+        connection.count.alone = 0
+        return connection
 
     def ends(self) -> float:
         """Return the moment (time.monotonic) at which its time is over."""

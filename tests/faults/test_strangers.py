@@ -248,6 +248,7 @@ def wrong_bodies(shapes):
 FROM_PREDECESSOR = {
     "reloaded": {"report": None},
     "in_charge": {"pid_file": "a\0b"},
+    "counted": {"numbers": {"requests": -1}},
     "predecessor": {"pid": 1, "own": 1, "kept": False, "waits": False, "numbers": []},
     "connections": {"items": 0},
 }
@@ -290,6 +291,7 @@ def test_a_predecessor_that_says_nonsense_is_logged_and_serving_goes_on(tmp_path
         for wrong in (
             "'reloaded' with a wrong 'report'",
             "'in_charge' with a wrong 'pid_file'",
+            "'counted' with a wrong 'numbers'",
             "'predecessor' with a wrong 'numbers'",
             "a predecessor without a channel",
             "a connection ",

@@ -18,6 +18,7 @@ from custom_code import SERVE, custom
 from harness import TIMEOUT, Program, connect, environment, first, get, held, slow, until
 
 from endless_py._handoff.channel import Channel
+from endless_py._reload.counters import Counters
 from endless_py._reload.migration import Migration
 from endless_py._sockets.connection import MigratingConnection
 
@@ -591,7 +592,9 @@ def test_what_is_let_go_still_reaches_a_receiver_that_reads_late():
     left, right = Channel(mine), Channel(its)
     served, client = socket.socketpair()
     process = SimpleNamespace(
-        machine=SimpleNamespace(migrates=True), living_successor=SimpleNamespace(channel=left)
+        machine=SimpleNamespace(migrates=True),
+        living_successor=SimpleNamespace(channel=left),
+        counters=Counters(),
     )
     migration = Migration(process)
     while not left.sending:
