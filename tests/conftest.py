@@ -1,6 +1,7 @@
 """Lets the tests import what is in support/ by name, however pytest was started."""
 
 import compileall
+import os
 import signal
 import subprocess
 import sys
@@ -20,8 +21,10 @@ sys.dont_write_bytecode = False
 def pytest_configure(config):
     """Compile the package once, as an installation does: the tests start it thousands of times.
 
-    And let what they start see the signals that a shell ignores for what runs in its background.
+    Let what they start say all that it can, and see the signals that a shell ignores for what runs
+    in its background.
     """
+    os.environ["ENDLESS_PY_LOG_LEVEL"] = "debug"  # they wait for lines of every level
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

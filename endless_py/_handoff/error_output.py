@@ -19,6 +19,7 @@ from contextlib import suppress
 from endless_py._sockets.poller import READ, WRITE, Poller
 from endless_py._support import log
 from endless_py._support.descriptors import keep_off_standard_streams, pipe
+from endless_py._support.escape import escaped
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ORIGINAL = "endless_py: standard error"
 READER = "endless_py: captured standard error"
 _KEPT = 4096  # bytes
+_ERROR = 400  # characters of a reason
 
 
 class ErrorOutput:
@@ -101,6 +103,17 @@ class ErrorOutput:
         text = self._last.decode(errors="replace")
         found = text.splitlines()
         return found[-20:] if len(self._last) < _KEPT else found[1:][-20:]
+
+    def error(self) -> str:
+        """Return the last line of a traceback, "" where it does not end with one.
+
+        That is what tells an operator most of why a program has not started, in one line.
+        """
+        lines = self.lines()
+        if not any(line.startswith((" ", "\t")) for line in lines):
+            return ""  # no traceback has only one line
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return "" if last.startswith((" ", "\t")) else escaped(last, _ERROR)
 
     def guard(self, channel: int) -> None:
         """In the successor: read the pipe once the process at the channel's other end is gone.

@@ -53,7 +53,9 @@ class Answers:
         except OSError as error:
             self._process.log(
                 log.WARNING,
-                f"cannot be asked by commands (reload, stop, status): {error}; signals work",
+                "cannot be asked by commands (reload, stop, status): %(reason)s; signals work",
+                "no_commands",
+                reason=str(error),
             )
 
     def answer(self, conversation: Conversation, request: dict[str, Any]) -> None:

@@ -92,9 +92,10 @@ class BaseProcess:
         successor = self.successor
         return successor if successor is not None and successor.failure is None else None
 
-    def log(self, level: int, text: str) -> None:
+    def log(self, level: int, template: str, event: str = "", **fields: Any) -> None:
+        """Write a line: template % fields. Each kind of event has one name and one template."""
         number = f"{self.generation} (bridge)" if self.bridge else str(self.generation)
-        log.write(level, number, text)
+        log.write(level, number, template, event, fields)
 
     # -- driven -----------------------------------------------------------
 
@@ -149,13 +150,21 @@ class BaseProcess:
         say, give_up = self.retries.note()
         if say:
             state = self.machine.state.value
-            self.log(log.ERROR, f"{error!r} at {log.where(error)} while {state}; this goes on")
+            self.log(
+                log.ERROR,
+                "%(reason)s at %(where)s while %(state)s; this goes on",
+                "error",
+                reason=repr(error),
+                where=log.where(error),
+                state=state,
+            )
         if not give_up:
             return
         # What is missing now, a descriptor or memory, may be there again later.
         skipped = "" if isinstance(error, (OSError, MemoryError)) else self.machine.skip()
         if skipped:
-            self.log(log.ERROR, f"{skipped} was tried in vain and is left out")
+            template = "%(action)s was tried in vain and is left out"
+            self.log(log.ERROR, template, "action_left_out", action=skipped)
         successor = self.living_successor
         if self.machine.awaits and successor is not None:
             successor.fail(f"this process cannot go on with the reload: {error!r}")
@@ -170,10 +179,12 @@ class BaseProcess:
         except RuntimeError as error:
             if faults.on():
                 raise
-            self.log(log.ERROR, f"no move is known for {error}; it is ignored")
+            template = "no move is known for %(reason)s; it is ignored"
+            self.log(log.ERROR, template, "no_move", reason=str(error))
             return
         if event is Event.RELOAD:
-            self.log(log.INFO, f"an order to reload is ignored: this process is {before.value}")
+            template = "an order to reload is ignored: this process is %(state)s"
+            self.log(log.WARNING, template, "reload_ignored", state=before.value)
 
     def _owes(self, kind: str) -> Optional[tuple[Any, ...]]:
         name = self.owed.pop(kind, None)

@@ -89,8 +89,12 @@ class Bridge:
         except OSError as error:
             self._put_off(f"it cannot be started: {error}")
             return
-        text = f"pid {self._rehearsal.child.pid} shows that the program still starts"
-        process.log(log.INFO, f"before it is started in place, {text}")
+        process.log(
+            log.DEBUG,
+            "before it is started in place, pid %(rehearsal)d shows that the program still starts",
+            "rehearses",
+            rehearsal=self._rehearsal.child.pid,
+        )
 
     def _put_off(self, problem: str) -> None:
         process = self._process
@@ -181,16 +185,19 @@ class Bridge:
             with process.files_lock:
                 successor = Successor(told, self._spawn.sockets(), process.files)
             process.log(
-                log.INFO,
-                f"hands back to pid {pid}, which starts the program anew; "
+                log.DEBUG,
+                "hands back to %(successor)s, which starts the program anew; "
                 "this one serves until it is ready",
+                "hands_back",
+                successor=f"pid {pid}",
             )
             successor.become(pid, carrier, word)
             if predecessor is None:  # its program runs already
                 successor.started = time.monotonic()
         except Exception as error:
             if self._again_at is None:
-                process.log(log.ERROR, f"cannot hand back: {error}; it is tried again")
+                template = "cannot hand back: %(reason)s; it is tried again"
+                process.log(log.ERROR, template, "cannot_hand_back", reason=str(error))
             self._again_at = time.monotonic() + _AGAIN
             process.fire(Event.CANCELLED)
             return

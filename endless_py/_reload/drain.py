@@ -40,7 +40,15 @@ class Drain:
         process = self._process
         faults.at("stop accepting")
         active, longest = process.listeners.drain()
-        process.log(log.INFO, f"{why}; finishing {active} requests, {say_limit(longest)}")
+        quiet = process.machine.migrates and not active  # nobody waits for anything
+        process.log(
+            log.DEBUG if quiet else log.INFO,
+            "%(reason)s; finishing %(requests)d requests, %(limit)s",
+            "drains",
+            reason=why,
+            requests=active,
+            limit=say_limit(longest),
+        )
         process.wake_all()
 
     def tell_program(self, *_: object) -> None:
@@ -69,7 +77,8 @@ class Drain:
     def force(self, name: str) -> None:
         """End what is still active, by the order of that name."""
         if self._process.machine.drains:
-            self._process.log(log.WARNING, f"{name}: ends what is still active now")
+            template = "%(reason)s: ends what is still active now"
+            self._process.log(log.WARNING, template, "forced", reason=name)
         self._process.listeners.end_drain_time()
 
     # -- the drain's time -------------------------------------------------
@@ -110,8 +119,11 @@ class Drain:
         for connection in active:
             self._process.log(
                 log.WARNING,
-                f"drain time is over: cuts {say_address(connection.client_address)} on {listener}, "
-                f"active for {now - connection.since:.1f} s",
+                "drain time is over: cuts %(client)s on %(listener)s, active for %(seconds).1f s",
+                "cut",
+                client=say_address(connection.client_address),
+                listener=listener,
+                seconds=now - connection.since,
             )
             connection.cut()
         if active or listener.in_accept or listener.inline_thread is not None:
@@ -125,13 +137,14 @@ class Drain:
                 listener.inline_cut = True
                 os.kill(os.getpid(), getattr(signal, CALL))
                 return
-            log_line(log.ERROR, f"a handler of {listener} does not end; the process ends at once")
+            template = "a handler of %(listener)s does not end; the process ends at once"
+            log_line(log.ERROR, template, "ends_at_once", listener=listener)
             os._exit(1)
         left: list[Connection] = listener.connections.abandon()
         for connection in left:
-            log_line(
-                log.ERROR, f"the handler of {say_address(connection.client_address)} does not end"
-            )
+            client = say_address(connection.client_address)
+            template = "the handler of %(client)s does not end"
+            log_line(log.ERROR, template, "handler_does_not_end", client=client)
         server = listener.server
         threads = vars(server).pop("_threads", ()) if server is not None else ()
         let_threads_go(threads)

@@ -78,8 +78,11 @@ class Exit:
             count = self._migration.leave_to_successor()
             process.log(
                 log.WARNING,
-                f"drain time is over: {count} idle connections are left to "
-                f"{process.successor}, which has not said that it has them",
+                "drain time is over: %(connections)d idle connections are left to "
+                "%(successor)s, which has not said that it has them",
+                "connections_left",
+                connections=count,
+                successor=process.successor,
             )
         if not len(self._migration) and not self._on_probation():
             process.fire(Event.EMPTY)
@@ -110,7 +113,8 @@ class Exit:
         if kept:
             self._reexec.keep_spare()
         then = ", then this pid starts it anew" if kept and not self._stop.ordered else ""
-        process.log(log.INFO, f"finished; exiting{then}")
+        level = log.DEBUG if process.bridge and not self._stop.ordered else log.INFO
+        process.log(level, "finished; exiting%(then)s", "finished", then=then)
         if successor is not None:
             process.counters.hand_on(successor)
             process.predecessors.hand_on(successor, process.listeners)
@@ -147,7 +151,9 @@ class Exit:
         driver.finish_step()  # another server's thread may be in the middle of one
         if not driver.wait_for_jobs():
             process.log(
-                log.ERROR, "a hook that still runs does not end; the process ends without it"
+                log.ERROR,
+                "a hook that still runs does not end; the process ends without it",
+                "hook_does_not_end",
             )
         faults.at("exit")
         if process.machine.drains and process.listeners.foreign():
@@ -274,7 +280,10 @@ class ExitWatch:
             )
             self._process.log(
                 log.WARNING,
-                f"finished {_NAME_AFTER:g} s ago, but the program has not ended; alive: {names}",
+                "finished %(seconds)g s ago, but the program has not ended; alive: %(threads)s",
+                "alive",
+                seconds=_NAME_AFTER,
+                threads=names,
             )
         if self._end_at is not None and now >= self._end_at:
             self._end(now)
@@ -288,9 +297,9 @@ class ExitWatch:
         """The program had its time: end it as it would end itself, or at once if that fails."""
         self._end_at, self._kill_at = None, now + _KILL_AFTER
         for line in stacks.lines():
-            self._process.log(log.ERROR, f"does not end: {line}")
-        text = f"finished {self.end_after:g} s ago, but the program has not ended; it is ended now"
-        self._process.log(log.ERROR, text)
+            self._process.log(log.ERROR, "does not end: %(stack)s", "does_not_end", stack=line)
+        template = "finished %(seconds)g s ago, but the program has not ended; it is ended now"
+        self._process.log(log.ERROR, template, "ended_now", seconds=self.end_after)
         main = threading.main_thread()
         let_threads_go(t for t in threading.enumerate() if not t.daemon and t is not main)
         self.ends_main = True

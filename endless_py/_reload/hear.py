@@ -165,8 +165,11 @@ class HearPredecessors:
                     except ChannelError as error:
                         process.log(
                             log.WARNING,
-                            f"{predecessor}: protocol error on the handoff channel, "
-                            f"the message is ignored: {error}",
+                            "%(predecessor)s: protocol error on the handoff channel, "
+                            "the message is ignored: %(reason)s",
+                            "message_ignored",
+                            predecessor=predecessor,
+                            reason=str(error),
                         )
                 heard.pop(0).close()
 
@@ -219,9 +222,16 @@ class HearPredecessors:
         if successor is not None and successor.pid == predecessor.pid:
             return  # its program has ended, and the process starts it anew
         if predecessor.failure is None:
-            process.log(log.INFO, f"{predecessor} has ended")
+            template = "%(predecessor)s has ended"
+            process.log(log.DEBUG, template, "predecessor_ended", predecessor=predecessor)
         else:
-            process.log(log.ERROR, f"{predecessor}: {predecessor.failure}; the channel is closed")
+            process.log(
+                log.ERROR,
+                "%(predecessor)s: %(reason)s; the channel is closed",
+                "channel_closed",
+                predecessor=predecessor,
+                reason=predecessor.failure,
+            )
         if process.signals.ours(RELOAD) & left_by(predecessor.pid):
             name = f"a reload that {predecessor} was told at its very end"
             process.leave(Order(Event.RELOAD, name))

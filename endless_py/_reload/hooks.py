@@ -23,7 +23,7 @@ class Hooks:
     Nothing of ours is locked while one of them runs.
     """
 
-    def __init__(self, say: Callable[[int, str], None]) -> None:
+    def __init__(self, say: Callable[..., None]) -> None:
         self._say = say
         self.before_reload: list[Hook] = []
         self.checks: list[Hook] = []
@@ -60,7 +60,14 @@ class Hooks:
             try:
                 hook()
             except Exception as error:
-                self._say(log.ERROR, f"the {kind} {name_of(hook)} raised {error!r}; this goes on")
+                self._say(
+                    log.ERROR,
+                    "the %(kind)s %(hook)s raised %(reason)s; this goes on",
+                    "hook_raised",
+                    kind=kind,
+                    hook=name_of(hook),
+                    reason=repr(error),
+                )
 
 
 def name_of(hook: Hook) -> str:

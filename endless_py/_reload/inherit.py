@@ -47,7 +47,10 @@ class Inherit:
         except ChannelError as error:
             process.log(
                 log.WARNING,
-                f"{greeting.VARIABLE} is ignored and removed: {error}; this process starts fresh",
+                "%(variable)s is ignored and removed: %(reason)s; this process starts fresh",
+                "starts_fresh",
+                variable=greeting.VARIABLE,
+                reason=str(error),
             )
             unblock(process.signals.roles)
             return False
@@ -66,7 +69,8 @@ class Inherit:
 
         found = claim.ask(Binding(family, kind, address, address))
         if found is not None:
-            process.log(log.INFO, f"the address is in use by {found.predecessor}, which hands over")
+            template = "the address is in use by %(predecessor)s, which hands over"
+            process.log(log.INFO, template, "claimed", predecessor=found.predecessor)
             self._take(found)
         return found is not None
 
@@ -93,7 +97,8 @@ class Inherit:
         """Take what a service manager passes; a successor gets it from its predecessor."""
         listeners, problems = activation.take(os.environ)
         for problem in problems:
-            self._process.log(log.WARNING, f"socket activation: {problem}; it is ignored")
+            template = "socket activation: %(reason)s; it is ignored"
+            self._process.log(log.WARNING, template, "activation_ignored", reason=problem)
         self._process.received.waiting += listeners
         self._process.started.note_descriptors()  # those that are left are for the program
 
@@ -102,7 +107,8 @@ class Inherit:
         unused = self._process.received.lent()
         if unused:
             names = ", ".join(f"{b} ({b.lent})" if b.lent else str(b) for b, _ in unused)
-            self._process.log(log.WARNING, f"socket activation: no server uses {names}; kept open")
+            template = "socket activation: no server uses %(listener)s; kept open"
+            self._process.log(log.WARNING, template, "activation_unused", listener=names)
 
     def restore_error_output(self) -> None:
         """Nobody reads what a successor says before it is ready any more."""

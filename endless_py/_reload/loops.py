@@ -88,8 +88,10 @@ class Loops:
             if process.predecessors.living_parent() is None:
                 process.log(
                     log.ERROR,
-                    f"{parent} ended before this one was ready, and the one "
+                    "%(predecessor)s ended before this one was ready, and the one "
                     "before it serves again; this process ends",
+                    "not_needed",
+                    predecessor=parent,
                 )
                 raise SystemExit(1)
         # Said though it may serve: what says that the last loop has ended may be under way.

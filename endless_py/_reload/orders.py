@@ -108,7 +108,8 @@ class Orders:
         assert event is not None
         if order.number == signal.SIGHUP and self.terminal and self.terminal.has_just_gone():
             if not self.terminal.broken and self.terminal.leader in process.predecessors.older:
-                process.log(log.INFO, "SIGHUP ignored: the terminal went with an older generation")
+                template = "SIGHUP ignored: the terminal went with an older generation"
+                process.log(log.DEBUG, template, "hup_ignored")
                 return
             if not process.signals.ignored_hup:
                 event, name = Event.STOP, "SIGHUP from the terminal, which is gone"
@@ -128,7 +129,9 @@ class Orders:
             return
         waiting = process.predecessors.waiting()
         if waiting is not None and process.machine.at_peace:
-            process.log(log.INFO, f"{name}: pid {waiting.pid} is to start the program anew now")
+            template = "%(reason)s: %(predecessor)s is to start the program anew now"
+            who = f"pid {waiting.pid}"
+            process.log(log.INFO, template, "hurries", reason=name, predecessor=who)
             self._bridge.hurry()
             return
         process.fire(Event.RELOAD, name)
@@ -138,12 +141,14 @@ class Orders:
     def owe_reload(self, name: str) -> None:
         """Another reload is to follow the present one."""
         self._process.owed["reload"] = "a reload asked for meanwhile"
-        self._process.log(log.INFO, f"{name} during a reload: another one follows it")
+        template = "%(reason)s during a reload: another one follows it"
+        self._process.log(log.INFO, template, "reload_follows", reason=name)
 
     def owe_early_reload(self, name: str) -> None:
         """There is nothing to hand over yet; a HUP of before counts all the same."""
         self._process.owed["reload"] = name
-        self._process.log(log.INFO, f"{name} before anything is served: a reload follows")
+        template = "%(reason)s before anything is served: a reload follows"
+        self._process.log(log.INFO, template, "early_reload", reason=name)
 
     def pass_on_owed_reload(self, *_: object) -> None:
         """It is the successor's to do now."""

@@ -85,9 +85,11 @@ class ServerProcess(BaseProcess):
             "stop": self.stop,
             "supervisor": self.supervisor,
         }
+        if log.standard_error.problem:
+            self._warn(f"{log.VARIABLE} is ignored: {log.standard_error.problem}; info counts")
         self.forks = Forks(self.signals, self.spawn.fork_lock, self._in_forked_child)
         atexit.register(self._at_exit)
-        self.dry_start = DryStart(os.environ, lambda text: self.log(log.WARNING, text))
+        self.dry_start = DryStart(os.environ, self._warn)
         self.loops = Loops(self, self.readiness, self.dry_start, self._install_signals)
         if self.inherit.begin():
             self.forks.watch()
@@ -95,6 +97,9 @@ class ServerProcess(BaseProcess):
             self._install_signals()
             unblock(self.signals.roles)
         self.inherit.take_lent()
+
+    def _warn(self, text: str) -> None:
+        self.log(log.WARNING, "%(reason)s", "environment", reason=text)
 
     def perform(self, action: str, what: tuple[Any, ...]) -> None:
         """Do an action of the machine's table."""
@@ -250,7 +255,13 @@ class ServerProcess(BaseProcess):
             try:
                 part()
             except Exception as error:
-                self.log(log.ERROR, f"{error!r} at {log.where(error)} while the program ends")
+                self.log(
+                    log.ERROR,
+                    "%(reason)s at %(where)s while the program ends",
+                    "error_at_end",
+                    reason=repr(error),
+                    where=log.where(error),
+                )
         self.answers.control.leave_open()
         self.migration.at_exit()
         self.listeners.at_exit()

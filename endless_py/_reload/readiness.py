@@ -117,10 +117,9 @@ class Readiness:
             elif not known:
                 self._quiet.add(listener)
             self._announced = self._announced or bool(known)
-        if not known:
-            process.log(log.DEBUG, f"serves {listener}{how}")
-        for each in known:
-            process.log(log.INFO, f"serves {each}{how}")
+        for each in known or [listener]:
+            level = log.INFO if known else log.DEBUG
+            process.log(level, "serves %(listener)s%(how)s", "serves", listener=each, how=how)
 
     def _complete(self) -> None:
         process = self._process
@@ -222,8 +221,11 @@ class Readiness:
                 successor.started = None
                 self._process.log(
                     log.ERROR,
-                    f"pid {successor.pid} was not ready within {timeout:g} s; its end would end "
+                    "%(successor)s was not ready within %(seconds)g s; its end would end "
                     "this process as well, which goes on serving and waits for it",
+                    "waits_on",
+                    successor=f"pid {successor.pid}",
+                    seconds=timeout,
                 )
                 return
             # What serves one of the listeners has requests, which it is to finish.
@@ -256,7 +258,8 @@ class Readiness:
                 missing.append(index)
                 listener.missing = listener.entered
                 if listener.missing:
-                    process.log(log.INFO, f"the new code has no {listener}; it is closed")
+                    template = "the new code has no %(listener)s; it is closed"
+                    process.log(log.WARNING, template, "listener_dropped", listener=listener)
         if missing:
             successor.say("missing", indexes=missing)
 

@@ -84,7 +84,8 @@ class Reexec:
         if bridge is not None and way_back is not None:
             peer = bridge.pid
         elif self._spare:
-            process.log(log.ERROR, "the bridge has died; the listeners are kept without it")
+            template = "the bridge has died; the listeners are kept without it"
+            process.log(log.ERROR, template, "bridge_died")
             told = self._spawn.greeting(process.generation + 1, False, False, False)
             way_back = Successor(told, self._spare, process.files).take_end()
         if way_back is not None:
@@ -101,9 +102,11 @@ class Reexec:
             back = process.started.go_back(process.signals.roles)
             ExecAtExit(located, environment, back, (same.union(keep), closed))
         except OSError as error:
-            process.log(log.ERROR, f"cannot start anew in place: {error}; this process ends")
+            template = "cannot start anew in place: %(reason)s; this process ends"
+            process.log(log.ERROR, template, "not_in_place", reason=str(error))
             return
-        process.log(log.INFO, f"this process, pid {os.getpid()}, starts its program anew in place")
+        template = "this process, pid %(pid)d, starts its program anew in place"
+        process.log(log.DEBUG, template, "in_place", pid=os.getpid())
         self._supervisor.pid_file = None  # stays as it is
         if bridge is not None:
             bridge.say("starting")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from endless_py._handoff.error_output import Capture, ErrorOutput
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
         """Who is told: a Conversation, or something in this process."""
 
         def send(self, body: dict[str, Any], last: bool = False) -> None: ...
+
+
+_FAILED = "reload failed: "
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
 
 
 class Report:
@@ -80,8 +91,11 @@ class Report:
     # -- the new code's error output --------------------------------------
 
     def capture(self) -> Optional[Capture]:
-        """Return where the successor's error output is to go; None: nobody waits for it."""
-        if self._following:
+        """Return where the successor's error output is to go; None: to ours.
+
+        On a terminal it stays there: programs ask whether it is one, and an operator sees it.
+        """
+        if self._following or not _is_terminal(2):
             try:
                 self._capture = Capture()
             except OSError:
@@ -143,7 +157,7 @@ class Report:
 
     def failed(self, text: str) -> None:
         """Nothing came of a reload."""
-        self._failed(text)
+        self._failed(text, "not_in_place")
 
     def put_off(self, text: str) -> None:
         """The bridge, which has logged it, serves, but this pid does not become the new code."""
@@ -152,11 +166,16 @@ class Report:
 
     def cancelled(self, text: str) -> None:
         """Nothing came of it, for no fault of the new code."""
-        self._failed(text, again=True)
+        self._failed(text, "reload_cancelled", again=True)
 
-    def _failed(self, text: str, again: bool = False) -> None:
+    def _failed(self, text: str, event: str, again: bool = False) -> None:
+        text = self._with_its_error(text)
         self._process.counters.add("reloads_failed")
-        self._process.log(log.ERROR, text)
+        if text.startswith(_FAILED):
+            template = "reload failed: %(reason)s"
+            self._process.log(log.ERROR, template, "reload_failed", reason=text[len(_FAILED) :])
+        else:
+            self._process.log(log.ERROR, "%(reason)s", event, reason=text)
         self._supervisor.reload_failed(text)
         self._remember(self._process.generation + 1, text, again)
 
@@ -177,6 +196,17 @@ class Report:
         self._waiting = []
         why = "the server was told to stop"
         self._end(self._process.generation + 1, why, [], again=True)
+
+    def _with_its_error(self, text: str) -> str:
+        """Return a reason with the last line of the new code's traceback, if there is one.
+
+        All that it has written is passed on before, and so stands above that line in the log.
+        """
+        if self._capture is None:
+            return text
+        self._capture.output.take_in()
+        error = self._capture.output.error()
+        return f"{text}: {error}" if error else text
 
     def _remember(self, generation: int, text: str, again: bool) -> None:
         lines: list[str] = []

@@ -47,7 +47,8 @@ class Resume:
             why = f"{end} before it was ready ({successor.failure})"
             process.fire(Event.REAPED, f"reload failed: {why}; this one goes on serving")
         else:
-            process.log(log.INFO, end)
+            template = "%(child)s %(status)s"
+            process.log(log.DEBUG, template, "child_ended", child=child, status=child.status)
         if process.machine.at_peace and self._report.again():
             process.owed["reload"] = "a reload asked for meanwhile"
             process.machine.go_on()
@@ -63,7 +64,8 @@ class Resume:
         """It died without a word, and nobody else accepts."""
         process, successor = self._process, self._process.successor
         assert successor is not None
-        process.log(log.ERROR, f"{successor} died without a word: {why}; this one accepts again")
+        template = "%(successor)s died without a word: %(reason)s; this one accepts again"
+        process.log(log.ERROR, template, "successor_died", successor=successor, reason=why)
         process.listeners.resume()
         process.listeners.accept_again()
         if successor.reload_passed_on:
@@ -71,7 +73,8 @@ class Resume:
         for listener in process.listeners.foreign():
             listener.done = False
             if listener.on_resume is None:
-                process.log(log.WARNING, f"{listener} has no on_resume; a new successor takes it")
+                template = "%(listener)s has no on_resume; a new successor takes it"
+                process.log(log.WARNING, template, "no_on_resume", listener=listener)
                 process.owed["reload"] = "a reload asked for meanwhile"
             else:
                 kind = f"on_resume of {listener}"

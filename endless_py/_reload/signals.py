@@ -64,7 +64,7 @@ class Signals:
     has not run shortly after, they take the signal in its place.
     """
 
-    def __init__(self, handler: Handler, say: Callable[[int, str], None], started: Started) -> None:
+    def __init__(self, handler: Handler, say: Callable[..., None], started: Started) -> None:
         self._handler = handler
         self._say = say
         self._started = started
@@ -169,8 +169,10 @@ class Signals:
     def _say_foreign(self) -> None:
         self._say(
             log.WARNING,
-            f"the program has a SIG{self.first(RELOAD)} handler of its own, which stays; "
-            + self.hint,
+            "the program has a %(signal)s handler of its own, which stays; %(hint)s",
+            "handler_stays",
+            signal=f"SIG{self.first(RELOAD)}",
+            hint=self.hint,
         )
 
     def _update(self) -> bool:

@@ -62,11 +62,13 @@ class Spawn:
         keeps, why = detect.decide(asked, self._supervisor.notifier.enabled)
         said, self._said = self._said, keeps
         if keeps is not said and (said is not None or process.predecessors.parent is None):
-            kept = "keeps the pid" if keeps else "gives the new process a pid of its own"
+            template = "a reload gives the new process a pid of its own: %(reason)s"
+            if keeps:
+                template = "a reload keeps the pid: %(reason)s"
             main = threading.main_thread().ident
             alone = all(s.own_loop and s.loop_thread != main for s in process.listeners.all)
             level = log.DEBUG if said is None and alone and not process.generation else log.INFO
-            process.log(level, f"a reload {kept}: {why}")
+            process.log(level, template, "pid", keeps=keeps, reason=why)
         return keeps
 
     def announce(self, *_: object) -> None:
@@ -156,7 +158,13 @@ class Spawn:
                 process.fire(Event.REAPED, why)
                 return
             # It runs, has the listeners, and will serve them.
-            process.log(log.ERROR, f"{error!r} at {log.where(error)}; the reload goes on")
+            process.log(
+                log.ERROR,
+                "%(reason)s at %(where)s; the reload goes on",
+                "error_at_start",
+                reason=repr(error),
+                where=log.where(error),
+            )
         process.successor, process.handed = successor, handed
         self._report.given()
         self._starting = name
@@ -169,8 +177,13 @@ class Spawn:
         elif self._starting is not None and successor.begun():
             name, self._starting = self._starting, None
             self._report.started(successor)
-            text = f"{name}: started {successor}; this one serves until it is ready"
-            self._process.log(log.INFO, text)
+            self._process.log(
+                log.INFO,
+                "%(reason)s: started %(successor)s; this one serves until it is ready",
+                "starts",
+                reason=name,
+                successor=successor,
+            )
 
     def watched(self) -> int:
         """Return the descriptor that leads to `look()`; -1 when there is none."""

@@ -22,9 +22,11 @@ def pass_on(process: BaseProcess, word: str, name: str) -> Optional[Successor]:
     """Let the successor have an order that came to this process; None where there is none."""
     successor = process.living_successor
     if successor is None:
-        process.log(log.WARNING, f"{name} has no successor to be passed on to; it is dropped")
+        template = "%(reason)s has no successor to be passed on to; it is dropped"
+        process.log(log.WARNING, template, "order_dropped", reason=name)
         return None
-    process.log(log.INFO, f"{name} passed on to {successor}")
+    template = "%(reason)s passed on to %(successor)s"
+    process.log(log.INFO, template, "passed_on", reason=name, successor=successor)
     successor.say(word)
     return successor
 
@@ -109,4 +111,4 @@ class Stop:
 
     def say_kept_pid_stops(self, why: str) -> None:
         """The kept pid was told to stop before it was ready."""
-        self._process.log(log.INFO, f"{why}, and this one as well")
+        self._process.log(log.INFO, "%(reason)s, and this one as well", "stops", reason=why)

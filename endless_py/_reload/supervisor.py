@@ -51,7 +51,8 @@ class Supervisor:
         self._extend_at: Optional[float] = None
         self._extend_until = 0.0
         if notifier.problem:
-            process.log(log.WARNING, f"{notifier.problem}; it is ignored")
+            template = "%(reason)s; it is ignored"
+            process.log(log.WARNING, template, "notify_ignored", reason=notifier.problem)
 
     def environment(self, bridge: bool) -> dict[str, str]:
         """Return the variables that were taken, for a successor.
@@ -276,14 +277,20 @@ class Supervisor:
                 raise
             self._write_at = time.monotonic() + _WRITE_AGAIN
             if not failed_before:
-                self._process.log(log.ERROR, f"{error}; serving goes on, and it is tried again")
+                template = "%(reason)s; serving goes on, and it is tried again"
+                self._process.log(log.ERROR, template, "pid_file_not_written", reason=str(error))
 
     def _write_now(self, pid_file: PidFile, pid: int) -> None:
         stale = pid_file.write(pid, self.ours, self._why_not_its)
         self._hand_on()
         if stale:
-            text = f"the pid file {pid_file.path} was stale: {stale}; it is taken over"
-            self._process.log(log.WARNING, text)
+            self._process.log(
+                log.WARNING,
+                "the pid file %(path)s was stale: %(reason)s; it is taken over",
+                "pid_file_stale",
+                path=pid_file.path,
+                reason=stale,
+            )
 
 
 def _usec(seconds: float) -> int:

@@ -52,7 +52,10 @@ def graceful(kind: Any) -> Any:
     except Exception as error:  # a metaclass may object to anything
         process.current.log(
             log.WARNING,
-            f"servers of {kind.__module__}.{kind.__qualname__} cannot be made replaceable: {error}",
+            "servers of %(server)s cannot be made replaceable: %(reason)s",
+            "not_replaceable",
+            server=f"{kind.__module__}.{kind.__qualname__}",
+            reason=str(error),
         )
         return kind
 

@@ -55,7 +55,8 @@ class ReloadersStayOff:
     def _run(self, module: str, main: Callable[..., object], *given: Any, **options: Any) -> None:
         if module == "werkzeug._reloader":  # the options are the reloader's own
             given, options = (), {}
-        process.current.log(log.INFO, f"the reloader of {module} stays off: {self._hint}")
+        template = "the reloader of %(library)s stays off: %(hint)s"
+        process.current.log(log.INFO, template, "reloader_off", library=module, hint=self._hint)
         with suppress(KeyboardInterrupt):  # as it does
             main(*given, **options)
 
@@ -80,20 +81,24 @@ class HangUps:
             return self._signal(number, handler)
         name = signal.Signals(number).name
         if self._take:
-            self._say(log.INFO, f"the program's own {name} handler is put aside: {name} reloads")
+            text = "the program's own %(signal)s handler is put aside: %(signal)s reloads"
+            self._say(log.INFO, text, "handler_put_aside", signal=name)
             return signal.getsignal(number)
         before = self._signal(number, handler)
         if number in signals.ours(RELOAD) and callable(handler):  # the first server was there
             self._say(
                 log.WARNING,
-                f"the program has a {name} handler of its own, which stays; {signals.hint}",
+                "the program has a %(signal)s handler of its own, which stays; %(hint)s",
+                "handler_stays",
+                signal=name,
+                hint=signals.hint,
             )
         return before
 
-    def _say(self, level: int, text: str) -> None:
+    def _say(self, level: int, template: str, event: str, **fields: str) -> None:
         if not self._said:
             self._said = True
-            process.current.log(level, text)
+            process.current.log(level, template, event, **fields)
 
 
 def keep_off(watches: bool, take_hup: bool) -> None:

@@ -94,7 +94,8 @@ class ModuleWatch:
         while True:
             # One that drains has a successor that watches; it may come back, should that one die.
             if changed and is_in_charge():
-                process.current.log(log.INFO, f"watch: {changed[0]} has changed; reloads")
+                template = "watch: %(path)s has changed; reloads"
+                process.current.log(log.INFO, template, "module_changed", path=changed[0])
                 self._quiet.hushed = True
                 control.reload()
             self._wait()
@@ -192,7 +193,11 @@ class ModuleWatch:
             self._inotify.watch(dict.fromkeys(folders, NAMES | _CLOSED))
         except OSError as error:
             process.current.log(
-                log.INFO, f"watch: looks at the modules every {self._interval:g} s: {error}"
+                log.INFO,
+                "watch: looks at the modules every %(seconds)g s: %(reason)s",
+                "watch_polls",
+                seconds=self._interval,
+                reason=str(error),
             )
             self._inotify.close()
             self._inotify = None

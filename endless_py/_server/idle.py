@@ -213,8 +213,12 @@ class Boundary:
             self._connection.refused_for = drain_signal and drain_signal.drain
             process.current.log(
                 log.ERROR,
-                f"{say_address(handler.client_address)} cannot migrate: save_state() returned "
-                f"{len(state)} bytes, more than {MAX_STATE}; it is told to finish",
+                "%(client)s cannot migrate: save_state() returned %(size)d bytes, more than "
+                "%(most)d; it is told to finish",
+                "state_too_large",
+                client=say_address(handler.client_address),
+                size=len(state),
+                most=MAX_STATE,
             )
             return False
         with suppress(AttributeError):

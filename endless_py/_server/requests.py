@@ -113,8 +113,10 @@ class Requests:
         if not starts_threads(self._server):
             process.current.log(
                 log.WARNING,
-                f"{self._listener} starts a thread for each connection in spite of reuse_threads: "
+                "%(listener)s starts a thread for each connection in spite of reuse_threads: "
                 "its class has a process_request() of its own",
+                "threads_not_reused",
+                listener=self._listener,
             )
             return None
         reused = HandlerThreads(self._server)
@@ -263,7 +265,7 @@ class Requests:
                 process.current.driver.busy(listener)
             yield
         except HandlerCut:
-            process.current.log(log.WARNING, f"{what} was ended")
+            process.current.log(log.WARNING, "%(what)s was ended", "handler_ended", what=what)
         finally:
             listener.inline_cut = False
             listener.inline_thread = None
@@ -338,10 +340,8 @@ class Requests:
                 with suppress(OSError):  # it has lost a port that the kernel had chosen
                     socket.socket.bind(sock, listener.binding.address)
                 socket.socket.listen(sock, self._server.request_queue_size)
-                process.current.log(
-                    log.ERROR,
-                    f"{listener} was shut down by another process; this one listens on it again",
-                )
+                text = "%(listener)s was shut down by another process; this one listens on it again"
+                process.current.log(log.ERROR, text, "listens_again", listener=listener)
 
 
 def _process_request(server: Any, request: Any, client_address: Any) -> None:

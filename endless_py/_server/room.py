@@ -81,14 +81,20 @@ class Room:
         listener.paused_until = now + _PAUSE
         if now >= listener.no_room_logged + _SAID:
             listener.no_room_logged = now
-            text = (
-                f"cannot accept on {listener}: {error.strerror}; clients wait until there is room"
-            )
+            hint = ""
             if error.errno == errno.EMFILE:
                 size = process.current.reserve.size or 0
-                text += (
+                hint = (
                     " (raise ulimit -n, or set the handlers' timeout for idle connections; "
                     f"{size} descriptors are kept for reloads and commands)"
                 )
-            process.current.log(log.ERROR, text)
+            process.current.log(
+                log.ERROR,
+                "cannot accept on %(listener)s: %(reason)s; clients wait until there is room"
+                "%(hint)s",
+                "cannot_accept",
+                listener=listener,
+                reason=error.strerror,
+                hint=hint,
+            )
         return True

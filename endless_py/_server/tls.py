@@ -100,8 +100,11 @@ class TLSMixIn:
                 self._handshake(encrypted)
             except (OSError, ValueError) as error:
                 process.current.log(
-                    log.INFO,
-                    f"no TLS handshake with {say_address(client_address)}: {error}; it is closed",
+                    log.DEBUG,
+                    "no TLS handshake with %(client)s: %(reason)s; it is closed",
+                    "no_handshake",
+                    client=say_address(client_address),
+                    reason=str(error),
                 )
                 return
             super().finish_request(encrypted, client_address)  # type: ignore[misc]

@@ -1,5 +1,9 @@
 """Where log lines go: the program's own logging if it set one up, else standard error.
 
+A line is an event with a name, a template that is always the same, and fields. The program's
+handlers get them as such; on standard error it is text, as a terminal, a file or the journal wants
+it.
+
 Nothing here waits. A pipe, a socket or a terminal that nobody reads fills up, and whoever writes to
 it then waits until somebody reads; a loop that did so would serve nobody.
 """
@@ -26,40 +30,68 @@ INFO = 20
 WARNING = 30
 ERROR = 40
 
+VARIABLE = "ENDLESS_PY_LOG_LEVEL"
+_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+_PRIORITIES = {DEBUG: 7, INFO: 6, WARNING: 4, ERROR: 3}  # syslog's
 _LONGEST = 262144  # characters of a line
 # A pipe that poll() finds writable takes this much at once; a longer line goes in pieces.
 _PIECE = getattr(select, "PIPE_BUF", 512)
 
 
-def write(level: int, generation: str, text: str) -> None:
+def write(
+    level: int,
+    generation: str,
+    template: str,
+    event: str = "",
+    fields: Optional[dict[str, Any]] = None,
+) -> None:
     """Write one line that carries the pid and the generation. Never waits, never raises OSError.
 
-    level is one of logging's numbers. A program that never imported logging
-    cannot have configured it, so that import is not paid for here.
+    level is one of logging's numbers; the template has a %(name)s for each of the fields that it
+    shows. A program that never imported logging cannot have configured it, so that import is not
+    paid for here.
     """
-    text = escaped(text.replace("\n", " "), _LONGEST)
     logging: Any = sys.modules.get("logging")
     if hasattr(logging, "getLogger"):  # else another thread is just importing it
         logger = logging.getLogger("endless_py")
         if logger.hasHandlers():
-            _write_to_logger(logger, level, "[%d] generation %s: %s", generation, text)
+            if logger.isEnabledFor(level):
+                _write_to_logger(logger, level, generation, template, event, fields or {})
             return
-    if level > DEBUG:
-        standard_error.write_line(generation, text)
+    if level >= standard_error.least:
+        text = template % fields if fields else template
+        text = escaped(text.replace("\n", " "), _LONGEST)
+        standard_error.write_line(level, generation, text)
 
 
-def _write_to_logger(logger: Any, level: int, form: str, generation: str, text: str) -> None:
+def _plain(value: Any) -> Any:
+    """Return what a formatter of any kind can show, and no terminal is moved by."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return escaped(str(value).replace("\n", " "), _LONGEST)
+
+
+def _write_to_logger(
+    logger: Any, level: int, generation: str, template: str, event: str, fields: dict[str, Any]
+) -> None:
     """Have the program's handlers write it, where none of them would wait for standard error."""
-    if not logger.isEnabledFor(level):
-        return
+    number, _, bridge = generation.partition(" ")
+
+    def say(level: int, event: str, template: str, fields: dict[str, Any]) -> None:
+        given = {name: _plain(value) for name, value in fields.items()}
+        template = template if given else template.replace("%", "%%")
+        shown = {**given, "pid": os.getpid(), "generation": generation}
+        extra = {**shown, "event": event, "generation": int(number), "bridge": bool(bridge)}
+        logger.log(level, f"[%(pid)d] generation %(generation)s: {template}", shown, extra=extra)
+
     if _ends_at_standard_error(logger):
         if not standard_error.has_room():
             standard_error.count_dropped()
             return
         dropped = standard_error.take_dropped()
         if dropped:
-            logger.log(WARNING, form, os.getpid(), generation, _say_dropped(dropped))
-    logger.log(level, form, os.getpid(), generation, text)
+            say(WARNING, "lines_dropped", _DROPPED, {"lines": _say_lines(dropped)})
+    say(level, event, template, fields)
 
 
 def _ends_at_standard_error(logger: Any) -> bool:
@@ -83,9 +115,11 @@ def _is_plain(stream: Any) -> bool:
         return False
 
 
-def _say_dropped(count: int) -> str:
-    lines = "1 line" if count == 1 else f"{count} lines"
-    return f"{lines} dropped: standard error could not be written at once"
+_DROPPED = "%(lines)s dropped: standard error could not be written at once"
+
+
+def _say_lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count} lines"
 
 
 class StandardError:
@@ -98,6 +132,10 @@ class StandardError:
     def __init__(self) -> None:
         self._dropped = 0
         self._cut = False  # a line was written in part
+        word = os.environ.get(VARIABLE, "").strip().lower()
+        self.least = _LEVELS.get(word, INFO)  # the level that a line has to have
+        self.problem = "" if word in ("", *_LEVELS) else f"{word[:40]!r} is no level"
+        self._journal = _journal(os.environ.get("JOURNAL_STREAM", ""))
         self._identity = _identity(2)
         # Its own thread may take it again: a signal's handler may log as well.
         self._lock = _thread.RLock()
@@ -125,23 +163,25 @@ class StandardError:
         # Opened when the number was free, and assigned to sys.stderr.
         return sys.stderr is not sys.__stderr__ and _is_plain(sys.stderr)
 
-    def write_line(self, generation: str, text: str) -> None:
+    def write_line(self, level: int, generation: str, text: str) -> None:
         """Write a line to sys.stderr, or drop and count it."""
         stream = sys.stderr
         if stream is None:
             return
         if not _is_plain(stream):
-            self._write_to_stream(stream, _form(generation, text))
+            self._write_to_stream(stream, _form(level, generation, text))
             return
+        form = _form if self._journal is None or self._journal != _identity(2) else _journal_form
         encoding = stream.encoding or "utf-8"
         with self._lock:
             if self._dropped:
-                notice = _form(generation, _say_dropped(self._dropped))
+                lines = {"lines": _say_lines(self._dropped)}
+                notice = form(WARNING, generation, _DROPPED % lines)
                 if not self._send(notice.encode(encoding, "backslashreplace")):
                     self._dropped += 1
                     return
                 self._dropped = 0
-            if not self._send(_form(generation, text).encode(encoding, "backslashreplace")):
+            if not self._send(form(level, generation, text).encode(encoding, "backslashreplace")):
                 self._dropped += 1
 
     @staticmethod
@@ -189,9 +229,24 @@ class StandardError:
         return dropped
 
 
-def _form(generation: str, text: str) -> str:
+def _form(level: int, generation: str, text: str) -> str:
     now = time.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{now} endless_py[{os.getpid()}] generation {generation}: {text}\n"
+    name = next(name for name, number in _LEVELS.items() if number == level).upper()
+    return f"{now} {name} endless_py[{os.getpid()}] generation {generation}: {text}\n"
+
+
+def _journal_form(level: int, generation: str, text: str) -> str:
+    """As sd-daemon(3) has it; the journal knows the time and the pid by itself."""
+    return f"<{_PRIORITIES[level]}>endless_py generation {generation}: {text}\n"
+
+
+def _journal(word: str) -> Optional[tuple[int, int]]:
+    """Return device and inode of the stream to the journal, of which systemd.exec(5) tells."""
+    device, _, inode = word.partition(":")
+    try:
+        return int(device), int(inode)
+    except ValueError:
+        return None
 
 
 def _identity(descriptor: int) -> Optional[tuple[int, int]]:

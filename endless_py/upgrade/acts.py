@@ -55,7 +55,8 @@ class Acts:
                     self.releases.save()
                     return
                 self.must_leave = True
-                process.current.log(log.ERROR, self._fail(release, _NEVER_READY, blamed=True).text)
+                text = self._fail(release, _NEVER_READY, blamed=True).text
+                process.current.log(log.ERROR, "upgrade: %(reason)s", "upgrade", reason=text)
         except Busy:  # the predecessor waits for us to be ready, and confirms it, unless it dies
             self.releases.load()
             release = self.releases.unproven()
@@ -66,7 +67,8 @@ class Acts:
         if self.must_leave:
             reloaded = self._reloaded()
             said = "the version before it serves" if reloaded.ok else reloaded.reason
-            process.current.log(log.INFO if reloaded.ok else log.ERROR, f"upgrade: {said}")
+            level = log.INFO if reloaded.ok else log.ERROR
+            process.current.log(level, "upgrade: %(reason)s", "upgrade", reason=said)
             return
         with self.releases.lock():
             self.recover()
@@ -80,14 +82,15 @@ class Acts:
         self.releases.state.refused = None
         self.releases.confirm()
         name = name_of(release.version or release.tag)
-        process.current.log(log.WARNING, f"upgrade: {name} serves; its upgrade had been cut off")
+        text = f"{name} serves; its upgrade had been cut off"
+        process.current.log(log.WARNING, "upgrade: %(reason)s", "upgrade", reason=text)
 
     def recover(self) -> None:
         """Read the state, and clear away what a swap that was cut off has left."""
         self.releases.load()
         recovered = self.releases.recover()
         if recovered:
-            process.current.log(log.WARNING, f"upgrade: {recovered}")
+            process.current.log(log.WARNING, "upgrade: %(reason)s", "upgrade", reason=recovered)
         in_place = self.releases.in_place()
         if in_place is not None and in_place.version is None:
             in_place.version = version_inside(self.releases.folder / in_place.path)

@@ -229,9 +229,11 @@ class Updater:
         said, self._said = self._said, re.sub(r"\d+", "#", outcome.text) if failed else ""
         if outcome.result == "unchanged":
             if said and self._was_error:
-                process.current.log(log.INFO, f"upgrade: {self.source} can be asked again")
+                text = f"{self.source} can be asked again"
+                process.current.log(log.INFO, "upgrade: %(reason)s", "upgrade", reason=text)
         elif not failed or said != self._said:
-            process.current.log(log.ERROR if failed else log.INFO, f"upgrade: {outcome.text}")
+            level = log.ERROR if failed else log.INFO
+            process.current.log(level, "upgrade: %(reason)s", "upgrade", reason=outcome.text)
         self._was_error = outcome.result == "error"
 
 

@@ -60,7 +60,8 @@ class Watch:
         self._signature = self._sign()
         self._digest = self._digest_now()
         if not self._signature:
-            process.current.log(log.WARNING, f"watch: there is no {path} yet; looks for it")
+            template = "watch: there is no %(path)s yet; looks for it"
+            process.current.log(log.WARNING, template, "nothing_to_watch", path=path)
         self._thread = threading.Thread(target=self._run, name="endless_py watch", daemon=True)
         self._thread.start()
 
@@ -140,7 +141,11 @@ class Watch:
             self._on_change(text)
         except Exception as error:
             process.current.log(
-                log.ERROR, f"watch: {text}; the callback failed: {type(error).__name__}: {error}"
+                log.ERROR,
+                "watch: %(what)s; the callback failed: %(reason)s",
+                "watch_callback",
+                what=text,
+                reason=f"{type(error).__name__}: {error}",
             )
 
     # -- what there is ----------------------------------------------------
@@ -212,14 +217,19 @@ class Watch:
             self._inotify.watch({**places, **dict.fromkeys(below, CONTENT)})
         except OSError as error:
             process.current.log(
-                log.INFO, f"watch: looks at {self.path} every {self.interval:g} s: {error}"
+                log.INFO,
+                "watch: looks at %(path)s every %(seconds)g s: %(reason)s",
+                "watch_polls",
+                path=self.path,
+                seconds=self.interval,
+                reason=str(error),
             )
             self._inotify.close()
             self._inotify = None
 
 
 def _reload(text: str) -> None:
-    process.current.log(log.INFO, f"watch: {text}; reloads")
+    process.current.log(log.INFO, "watch: %(what)s; reloads", "watched_changed", what=text)
     control.reload()
 
 
