@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from endless_py._control.entry import COMMANDS
+from endless_py._control.entry import COMMANDS, meant, name_of_program
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run what the words ask for; returns the exit status, 2 for wrong arguments."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if "_ARGCOMPLETE" in os.environ or words[:1] == ["completion"]:
+        from endless_py._control import completion
+
+        return completion.main(words[1:])
+    if words == ["--version"]:
+        from endless_py import __version__
+
+        print(f"endless_py {__version__}")
+        return 0
     if words and words[0] in COMMANDS:
         from endless_py._control import commands
 
@@ -30,6 +40,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         from endless_py._run.command import main as run_program
 
         return run_program(words[1:])
+    if words and meant(words[0]):
+        text = f"there is no command {words[0]!r}; did you mean {meant(words[0])}?"
+        print(f"{name_of_program()}: error: {text}", file=sys.stderr)
+        return 2
     from endless_py import _serve  # the commands need none of what it imports
 
     return _serve.main(words)

@@ -306,9 +306,10 @@ def on_drained(hook: _Hook) -> _Hook:
 def state() -> dict[str, Any]:
     """Return what this process is doing, in plain types that json can write.
 
-    Keys: pid, generation, phase, since (when the phase began, in seconds since the epoch),
-    bridge, servers (address, accepting, active: how many handlers are at work, idle: how many
-    wait for their client's next message), successor and predecessors (pid and generation; None and
+    Keys: pid, generation, phase, since (when the phase began, in seconds since the epoch), until
+    (when a drain, or the wait for the new code, is over at the latest; None: nothing says so),
+    bridge, servers (address, accepting, active: how many handlers are at work, idle: how many wait
+    for their client's next message), successor and predecessors (pid and generation; None and
     empty when there are none), last_reload (None, or at, ok, generation, and seconds or
     reason), counters (requests, connections_accepted, connections_migrated_in,
     connections_migrated_out, connections_cut, reloads_done, reloads_failed: since the first

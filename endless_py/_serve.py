@@ -14,7 +14,8 @@ import socket
 import sys
 from typing import Any, Optional, Sequence
 
-from endless_py._control.entry import COMMANDS
+from endless_py import __version__
+from endless_py._control.entry import COMMANDS, name_of_program
 from endless_py._reload import process
 from endless_py._reload.settings import problem_in_environment
 from endless_py._support.files import unreadable
@@ -88,11 +89,12 @@ def _port(word: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m endless_py",
+        prog=name_of_program(),
         description="Serve a folder over HTTP, reloadable by SIGHUP.",
         epilog=f"Commands for a running server: {', '.join(COMMANDS)}; see COMMAND --help. "
         "For an application: wsgi or asgi MODULE:APPLICATION; see wsgi --help, asgi --help.",
     )
+    parser.add_argument("--version", action="version", version=f"endless_py {__version__}")
     parser.add_argument("port", nargs="?", type=_port, default=8000, help="default: 8000")
     parser.add_argument("-b", "--bind", metavar="ADDRESS", help="default: all interfaces")
     parser.add_argument(
@@ -167,7 +169,7 @@ _HINTS = {
 
 
 def _fail(text: str, status: int) -> int:
-    print(f"python -m endless_py: error: {text}", file=sys.stderr)
+    print(f"{name_of_program()}: error: {text}", file=sys.stderr)
     return status
 
 
@@ -214,7 +216,9 @@ def main(words: Sequence[str]) -> int:
             server.server_close()
             return _fail(f"cannot watch {options.watch}: {error}", 1)
     pid = os.getpid()
-    print(f"Serving {directory} on {server.server_address[0]} port {server.server_port}")
+    host, port = str(server.server_address[0]), server.server_port
+    url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}/"
+    print(f"Serving {directory} on {host} port {port} ({url})")
     print(f"Reload: kill -HUP {pid}    Stop: kill -TERM {pid} (or Ctrl-C)", flush=True)
     with server:
         try:

@@ -23,12 +23,13 @@ from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
     from endless_py._handoff.channel import Message
 
 _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process is interrupted
 _RETRY = 0.02
+_TICK = 1.0  # seconds
 _MOST = 100  # processes of one chain of generations
 
 
@@ -47,8 +48,21 @@ class TimedOut(EndlessError):
 class Deadline:
     """The moment until which a command waits."""
 
-    def __init__(self, seconds: Optional[float]) -> None:
+    def __init__(self, seconds: Optional[float], tick: Optional[Callable[[], None]] = None) -> None:
+        """tick() is called once a second as long as something is waited for."""
         self._ends = None if seconds is None else time.monotonic() + seconds
+        self._tick = tick
+        self._ticks_at = time.monotonic() + _TICK
+
+    def until_tick(self) -> Optional[float]:
+        """Return in how many seconds `tick()` has something to do; None: never."""
+        return None if self._tick is None else max(0.0, self._ticks_at - time.monotonic())
+
+    def tick(self) -> None:
+        """Somebody waits: call what is to be called then."""
+        if self._tick is not None and time.monotonic() >= self._ticks_at:
+            self._tick()
+            self._ticks_at = time.monotonic() + _TICK
 
     def remaining(self) -> Optional[float]:
         """Return the seconds left, None for no limit; raises TimedOut when there are none."""
@@ -62,6 +76,7 @@ class Deadline:
     def pause(self) -> None:
         """Wait a little before something is tried again."""
         left = self.remaining()
+        self.tick()
         time.sleep(_RETRY if left is None else min(_RETRY, left))
 
 
@@ -115,7 +130,7 @@ class Client:
 
     def _wait(self) -> None:
         """Wait until something can be received or sent; raises TimedOut at the deadline."""
-        times = [self._deadline.remaining()]
+        times = [self._deadline.remaining(), self._deadline.until_tick()]
         if not self._interrupted:
             times.append(_INTERRUPT_AFTER)
         if self._channel.retry_at is not None:
@@ -125,6 +140,7 @@ class Client:
         poll.register(self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0))
         if poll.poll(None if wait is None else math.ceil(min(wait, LONGEST) * 1000)):
             return
+        self._deadline.tick()
         if not self._interrupted and wait == _INTERRUPT_AFTER:
             self._interrupted = True
             with suppress(OSError):
@@ -256,7 +272,7 @@ def _believe(told_by: Optional[Speaker], client: Client) -> None:
 
 
 def state_of(
-    pid: int, deadline: Deadline, told_by: Optional[Speaker] = None
+    pid: int, deadline: Deadline, told_by: Optional[Speaker] = None, verbose: bool = False
 ) -> tuple[dict[str, Any], Speaker]:
     """Return what `endless_py.state()` does in that process, and who it is that says so.
 
@@ -264,7 +280,7 @@ def state_of(
     """
     with connect(pid, deadline) as client:
         _believe(told_by, client)
-        client.ask("status")
+        client.ask("status", verbose=verbose)
         answer = client.next()
     if answer is None:
         raise Unanswered(f"process {pid} ended before it answered")
@@ -273,9 +289,9 @@ def state_of(
     return {**answer, "pid": pid}, client.speaker
 
 
-def chain(pid: int, deadline: Deadline) -> list[dict[str, Any]]:
+def chain(pid: int, deadline: Deadline, verbose: bool = False) -> list[dict[str, Any]]:
     """Return the states of this process and of every generation it is linked to, oldest first."""
-    state, speaker = state_of(pid, deadline)
+    state, speaker = state_of(pid, deadline, None, verbose)
     found = {pid: state}
     ask = [(state, speaker)]
     while ask:
@@ -284,6 +300,6 @@ def chain(pid: int, deadline: Deadline) -> list[dict[str, Any]]:
             named = 0 if neighbour is None else neighbour["pid"]
             if named and named not in found and len(found) < _MOST:
                 with suppress(EndlessError):  # one that starts, or has just ended
-                    ask.append(state_of(named, deadline, speaker))
+                    ask.append(state_of(named, deadline, speaker, verbose))
                     found[named] = ask[-1][0]
     return sorted(found.values(), key=lambda state: (state["generation"], state["bridge"]))

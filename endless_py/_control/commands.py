@@ -1,18 +1,15 @@
 """python -m endless_py reload, stop, status, upgrade and start-or-reload.
 
 Exit status: 0 done, 1 failed, 2 wrong arguments, 3 not done within --timeout, 4 stopped, but
-requests were cut.
+requests were cut, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from contextlib import suppress
-from functools import partial
 
-from endless_py._control import compare, target
+from endless_py._control import compare, status, target
 from endless_py._control.client import (
     Client,
     Deadline,
@@ -23,18 +20,28 @@ from endless_py._control.client import (
     connect,
     is_alive,
 )
-from endless_py._control.output import CUT, FAILED, OK, TIMED_OUT, complain, say, wait_gone
+from endless_py._control.entry import OTHERS, name_of_program
+from endless_py._control.output import (
+    CUT,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    TIMED_OUT,
+    Says,
+    say,
+    wait_gone,
+)
 from endless_py._control.reload import reload
 from endless_py.exceptions import EndlessError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional, Sequence
+    from typing import Callable, Optional, Sequence
 
 # -- stop ---------------------------------------------------------------------
 
 
-def _stop(pid: int, deadline: Deadline, word: str) -> int:
+def _stop(pid: int, deadline: Deadline, word: str, says: Says) -> int:
     watched: dict[int, Client] = {}
     try:
         with connect(pid, deadline) as client:
@@ -56,67 +63,15 @@ def _stop(pid: int, deadline: Deadline, word: str) -> int:
             watching.close()
     wait_gone([pid, *watched], deadline)
     lost = f"; {cut} request{'s were' if cut > 1 else ' was'} cut" if cut else ""
-    say(f"stopped: pid {', '.join(map(str, sorted({pid, *watched})))} has ended{lost}")
+    ended = sorted({pid, *watched})
+    says.say(f"stopped: pid {', '.join(map(str, ended))} has ended{lost}", pids=ended, cut=cut)
     return CUT if cut else OK
-
-
-# -- status -------------------------------------------------------------------
-
-
-def _status(pid: int, deadline: Deadline, as_json: bool) -> int:
-    states = chain(pid, deadline)
-    if as_json:
-        say(json.dumps({"generations": states}, indent=2))
-        return OK
-    rows = [("GENERATION", "PID", "STATE", "SINCE", "SERVER", "ACTIVE", "IDLE")]
-    for state in states:
-        name = f"{state['generation']}{' (bridge)' * state['bridge']}"
-        first = (name, str(state["pid"]), state["phase"], _when(state["since"]))
-        for server in state["servers"] or [{"address": "-", "active": "-", "idle": "-"}]:
-            numbers = (str(server["active"]), str(server["idle"]))
-            rows.append((*first, server["address"], *numbers))
-            first = ("", "", "", "")
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(word.ljust(width) for word, width in zip(row, widths)).rstrip())
-    last = max(
-        (state["last_reload"] for state in states if state["last_reload"]),
-        key=lambda report: float(report["at"]),
-        default=None,
-    )
-    say(f"last reload: {_outcome(last)}")
-    for upgrade in [state["upgrade"] for state in states if state.get("upgrade")][-1:]:
-        _show_upgrade(upgrade)
-    return OK
-
-
-def _show_upgrade(upgrade: dict[str, Any]) -> None:
-    if "error" in upgrade:
-        say(f"upgrade: {upgrade['error']}")
-        return
-    look = upgrade["last_look"]
-    say(f"upgrade: version {upgrade['version']}, from {upgrade['source']}")
-    say(f"last look: {_when(look['at']) + ', ' + look['text'] if look else 'none'}")
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _outcome(report: Optional[dict[str, Any]]) -> str:
-    if report is None:
-        return "none"
-    if report["ok"]:
-        what = f"generation {report['generation']} served after {report['seconds']:.3f} s"
-    else:
-        what = f"generation {report['generation']} failed: {report['reason']}"
-    return f"{_when(report['at'])}, {what}"
 
 
 # -- upgrade ------------------------------------------------------------------
 
 
-def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
+def _upgrade(pid: int, deadline: Deadline, check_only: bool, says: Says) -> int:
     with connect(pid, deadline) as client:
         client.ask("upgrade", check_only=check_only)
         answer = client.next()
@@ -124,7 +79,7 @@ def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
         raise Unanswered(f"process {pid} ended before it could say what became of the upgrade")
     if answer["result"] not in ("unchanged", "available", "upgraded"):
         raise Failed(f"{answer['result']}: {answer['text']}")
-    say(f"{answer['result']}: {answer['text']}")
+    says.say(f"{answer['result']}: {answer['text']}")
     return OK
 
 
@@ -132,11 +87,11 @@ def _upgrade(pid: int, deadline: Deadline, check_only: bool) -> int:
 
 
 def _start_or_reload(
-    path: str, command: list[str], log_path: Optional[str], deadline: Deadline
+    path: str, command: list[str], log_path: Optional[str], deadline: Deadline, says: Says
 ) -> int:
     def reload_what_is_asked(pid: int) -> int:
         compare.check(pid, command, deadline)
-        return reload(pid, deadline)
+        return reload(pid, deadline, says)
 
     if target.is_pid(path):
         if not is_alive(int(path)):
@@ -179,9 +134,12 @@ def _seconds(word: str) -> float:
     return seconds
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m endless_py")
-    kinds = parser.add_subparsers(dest="command", required=True)
+def parser(everything: bool = False) -> argparse.ArgumentParser:
+    """Return what reads the commands; everything: what shells complete, other first words too."""
+    found = argparse.ArgumentParser(
+        prog=name_of_program(), description="Commands for a running server."
+    )
+    kinds = found.add_subparsers(dest="command", required=True)
 
     def add(name: str, text: str, timeout: float) -> argparse.ArgumentParser:
         kind = kinds.add_parser(name, help=text, description=text)
@@ -189,7 +147,10 @@ def _parser() -> argparse.ArgumentParser:
         kind.add_argument(
             "--timeout", type=_seconds, default=timeout, metavar="SECONDS", help=help_text
         )
-        kind.add_argument("target", metavar="TARGET", help="a pid or a pid file")
+        many = "?" if name == "status" else None
+        kind.add_argument("target", nargs=many, metavar="TARGET", help="a pid or a pid file")
+        if name in ("reload", "stop", "status"):
+            kind.add_argument("--json", action="store_true", help="say it as JSON")
         return kind
 
     kind = add("reload", "Reload a server and say how it went.", 120.0)
@@ -204,8 +165,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where the pid is kept, do not wait until it has drained and serves again itself",
     )
     add("stop", "Stop a server; wait until it has drained and ended.", 120.0)
-    kind = add("status", "Show the generations of a server.", 10.0)
-    kind.add_argument("--json", action="store_true", help="as JSON")
+    kind = add("status", "Show a server; without TARGET, all of this user's servers.", 10.0)
+    kind.add_argument(
+        "-v", "--verbose", action="store_true", help="with its connections and counters"
+    )
+    kind.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     kind = add("upgrade", "Have a server look for a new version of itself now.", 600.0)
     kind.add_argument(
         "--check-only", action="store_true", help="say whether there is one that passes, no more"
@@ -219,31 +183,59 @@ def _parser() -> argparse.ArgumentParser:
         "--log", metavar="PATH", help="where the started server writes; default: TARGET.log"
     )
     kind.add_argument("words", nargs="+", metavar="-- COMMAND", help="what to start")
-    return parser
+    for name in OTHERS if everything else ():
+        kinds.add_parser(name, add_help=False)
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the commands; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    deadline = Deadline(options.timeout)
-    do: Callable[[Callable[[int], int]], int] = partial(target.run, options.target, deadline)
-    run: dict[str, Callable[[], int]] = {
-        "reload": lambda: do(
-            lambda pid: reload(pid, deadline, options.wait_drained, not options.no_wait)
-        ),
-        "stop": lambda: do(lambda pid: _stop(pid, deadline, options.target)),
-        "status": lambda: do(lambda pid: _status(pid, deadline, options.json)),
-        "upgrade": lambda: do(lambda pid: _upgrade(pid, deadline, options.check_only)),
-        "start-or-reload": lambda: _start_or_reload(
-            options.target, options.words, options.log, deadline
-        ),
-    }
+    reads = parser()
+    options = reads.parse_args(arguments)
+    if options.command == "status" and options.watch and options.json:
+        reads.error("--watch is for people, --json for programs")
+    shows = options.command == "status"
+    says = Says(not shows and getattr(options, "json", False))
+    looks = "the server looks for a new version" if options.command == "upgrade" else ""
+    progress = status.Progress(says, looks)
+    deadline = Deadline(options.timeout, None if shows else progress)
     try:
-        return run[options.command]()
+        return says.end(_run(options, deadline, says, progress))
     except TimedOut as error:
         what = f": {error}" if str(error) else "; nothing was undone"
-        complain(f"{options.command} is not done after {options.timeout:g} s{what}")
-        return TIMED_OUT
+        says.fail(f"{options.command} is not done after {options.timeout:g} s{what}")
+        return says.end(TIMED_OUT)
     except (EndlessError, OSError, ValueError) as error:
-        complain(str(error))
-        return FAILED
+        says.fail(str(error))
+        return says.end(FAILED)
+    except KeyboardInterrupt:
+        says.fail(f"{options.command} is not waited for any more; nothing was undone")
+        return says.end(INTERRUPTED)
+
+
+def _run(
+    options: argparse.Namespace, deadline: Deadline, says: Says, progress: status.Progress
+) -> int:
+    name, word = options.command, options.target
+
+    def on_target(act: Callable[[int], int]) -> int:
+        def act_on(pid: int) -> int:
+            progress.pids = [pid]
+            return act(pid)
+
+        return target.run(word, deadline, act_on)
+
+    if name == "reload":
+        how = options.wait_drained, not options.no_wait
+        return on_target(lambda pid: reload(pid, deadline, says, *how))
+    if name == "stop":
+        return on_target(lambda pid: _stop(pid, deadline, word, says))
+    if name == "upgrade":
+        return on_target(lambda pid: _upgrade(pid, deadline, options.check_only, says))
+    if name == "start-or-reload":
+        return _start_or_reload(word, options.words, options.log, deadline, says)
+    if options.watch:
+        return status.watch(word, options.timeout, options.verbose)
+    if word is None:
+        return status.show_all(deadline, options.json, options.verbose)
+    return on_target(lambda pid: status.show(pid, deadline, options.json, options.verbose))

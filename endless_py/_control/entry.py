@@ -12,8 +12,24 @@ import sys
 from endless_py._handoff.command_line import original_arguments
 
 COMMANDS = ("reload", "stop", "status", "upgrade", "start-or-reload")
+OTHERS = ("run", "wsgi", "asgi", "completion")  # what else may stand in a command's place
 _SCRIPT = "endless-py"
 _MODULES = ("endless_py", "endless_py.__main__")
+
+
+def name_of_program() -> str:
+    """Return what the user has called: the console script, or the module."""
+    name = os.path.basename((getattr(sys, "argv", None) or [""])[0])
+    return _SCRIPT if os.path.splitext(name)[0] == _SCRIPT else "python -m endless_py"
+
+
+def meant(word: str) -> str:
+    """Return the command that somebody has misspelt, "" if the word is none."""
+    if word.startswith("-") or word.isdigit() or word in OTHERS:
+        return ""
+    import difflib  # late, as only a mistake needs it
+
+    return "".join(difflib.get_close_matches(word, [*COMMANDS, *OTHERS], n=1))
 
 
 def runs_command() -> bool:

@@ -14,15 +14,17 @@ from endless_py._control.client import (
     follow,
     is_alive,
 )
-from endless_py._control.output import FAILED, OK, complain, say, show, wait_gone
+from endless_py._control.output import FAILED, OK, Says, show, wait_gone
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
 
 
-def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool = True) -> int:
-    """Reload a process, and return the exit status.
+def reload(
+    pid: int, deadline: Deadline, says: Says, wait_drained: bool = False, wait: bool = True
+) -> int:
+    """Reload a process, and return the exit status; says is told how it goes.
 
     It is done when the new code serves and, where the pid is kept and `wait` says so, when it
     serves under that pid; with wait_drained once every older generation has ended as well.
@@ -45,12 +47,12 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                     older += _watch_older(client.pid, deadline)
                 client.ask("reload")
             elif event == "failed" and answer is not None:
-                _say_failed(answer)
+                _say_failed(answer, says)
                 return FAILED
             elif event == "ready" and answer is not None:
                 ready = answer
                 home = home or client.pid
-                _say_ready(home if ready["bridge"] else client.pid, ready)
+                _say_ready(home if ready["bridge"] else client.pid, ready, says)
                 if not wait_drained and not (ready["bridge"] and wait):
                     return OK
             elif event == "end" and ready is None:
@@ -59,7 +61,9 @@ def reload(pid: int, deadline: Deadline, wait_drained: bool = False, wait: bool 
                 )
             elif event == "end" and ready is not None:
                 who = home if ready["bridge"] else client.pid
-                return _drained(who, ready, older, deadline, wait_drained)
+                gone = _drained(who, ready, older, deadline, wait_drained)
+                says.say(f"drained: {gone[0]}", drained=gone[1])
+                return OK
     finally:
         for watching in [client, *older]:
             watching.close()
@@ -82,31 +86,38 @@ def _watch_older(pid: int, deadline: Deadline) -> list[Client]:
     return found
 
 
-def _say_failed(answer: dict[str, Any]) -> None:
+def _say_failed(answer: dict[str, Any], says: Says) -> None:
+    says.clear()
     show(answer["output"])
-    complain(str(answer["reason"]))
+    says.fail(str(answer["reason"]), generation=answer["generation"], output=list(answer["output"]))
 
 
-def _say_ready(pid: int, ready: dict[str, Any]) -> None:
+def _say_ready(pid: int, ready: dict[str, Any], says: Says) -> None:
     generation, seconds = ready["generation"], ready["seconds"]
     if ready["bridge"]:
         how = f"pid {pid} is kept, {ready['pid']} is the bridge until it has drained"
     else:
         how = f"pid {pid} drains, pid {ready['pid']} serves"
-    say(f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}")
+    says.say(
+        f"reloaded: generation {generation} serves after {seconds:.3f} s; {how}",
+        generation=generation,
+        pid=ready["pid"],
+        bridge=ready["bridge"],
+        seconds=seconds,
+    )
 
 
 def _drained(
     pid: int, ready: dict[str, Any], older: list[Client], deadline: Deadline, wait_drained: bool
-) -> int:
+) -> tuple[str, list[int]]:
+    """Wait for that; return what to say of it, and who has ended."""
     for watching in older:
         watching.wait_end()
     gone = list({watching.pid for watching in older})
     if not ready["bridge"]:
         gone = sorted([*gone, pid])
         wait_gone(gone, deadline)
-        say(f"drained: pid {', '.join(map(str, gone))} has ended")
-        return OK
+        return f"pid {', '.join(map(str, gone))} has ended", gone
     # The same pid now runs the new code, or will in a moment.
     while True:
         try:
@@ -123,6 +134,5 @@ def _drained(
         if answer is not None and answer["generation"] >= ready["generation"]:
             if wait_drained:
                 wait_gone([int(ready["pid"])], deadline)  # the bridge
-            say(f"drained: pid {pid} serves as generation {answer['generation']}")
-            return OK
+            return f"pid {pid} serves as generation {answer['generation']}", gone
         deadline.pause()

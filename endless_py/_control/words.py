@@ -57,12 +57,24 @@ ANSWERS: dict[str, Check] = {
         generation=is_number,
         phase=is_text,
         since=is_time,
+        until=_maybe(is_time),
         bridge=_is_flag,
         servers=_list(_fields(address=is_text, active=is_number, idle=is_number)),
         successor=_maybe(_NEIGHBOUR),
         predecessors=_list(_NEIGHBOUR),
         last_reload=_maybe(is_report),
         counters=_maybe(are_counts),
+        connections=_maybe(
+            _list(
+                _fields(
+                    client=is_text,
+                    listener=is_text,
+                    seconds=is_time,
+                    idle=_is_flag,
+                    request=is_text,
+                )
+            )
+        ),
         upgrade=_maybe(_is_upgrade),
     ),
     "origin": _fields(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 
 from endless_py._control.socket import ControlSocket, Conversation
 from endless_py._reload.base import BaseProcess, Order
 from endless_py._reload.bridge import Bridge
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
+from endless_py._reload.settings import NO_LIMIT
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
 from endless_py._support import log
@@ -62,7 +64,10 @@ class Answers:
         """Answer a command from outside."""
         command = request.get("command")
         if command == "status":
-            conversation.send({"event": "status", **self.state()}, last=True)
+            answer = {"event": "status", **self.state()}
+            if request.get("verbose"):
+                answer["connections"] = self._process.listeners.clients()
+            conversation.send(answer, last=True)
         elif command == "origin":
             conversation.send({"event": "origin", **self._process.started.origin()}, last=True)
         elif command == "owns":
@@ -119,6 +124,16 @@ class Answers:
 
         self.updater.look_for(check_only, tell)
 
+    def _until(self) -> Optional[float]:
+        """Return until when the phase lasts at most: a drain, or the wait for a successor."""
+        process, successor = self._process, self._process.living_successor
+        if process.machine.drains:
+            return process.listeners.until()
+        if process.machine.awaits and successor is not None and successor.started is not None:
+            left = successor.started - time.monotonic() + process.listeners.ready_timeout()
+            return time.time() + left if left < NO_LIMIT / 2 else None
+        return None
+
     def state(self) -> dict[str, Any]:
         """Return what `endless_py.state()` does."""
         process, successor = self._process, self._process.living_successor
@@ -127,6 +142,7 @@ class Answers:
             "generation": process.generation,
             "phase": process.machine.state.value,
             "since": process.machine.since,
+            "until": self._until(),
             "bridge": process.bridge,
             "servers": [listener.report() for listener in process.listeners.all],
             "successor": {"pid": successor.pid, "generation": successor.generation}

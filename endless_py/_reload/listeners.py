@@ -11,13 +11,16 @@ from contextlib import contextmanager, suppress
 
 from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
-from endless_py._sockets.connection import DrainSignal
+from endless_py._sockets.connection import DrainSignal, say_address
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Optional
 
     from endless_py._sockets.listener import Binding
+
+
+_MOST_CLIENTS, _LONGEST_LINE = 200, 200  # that one answer has, and characters of each's request
 
 
 class Listeners:
@@ -92,6 +95,37 @@ class Listeners:
         """Return the moment (time.monotonic) at which the drain of one has a next step."""
         times = [t for s in self.all for t in (s.drain_deadline, s.abandon_at)]
         return min((t for t in times if t is not None), default=None)
+
+    # -- what an operator asks for ----------------------------------------
+
+    def until(self) -> Optional[float]:
+        """Return when the drains are over at the latest (time.time); None where nothing says so."""
+        now = time.monotonic()
+        times = [s.drain_deadline for s in self.all if s.drain_deadline is not None]
+        latest = max(times, default=None)
+        if latest is None or latest - now >= settings.NO_LIMIT / 2:
+            return None
+        return time.time() + latest - now
+
+    def clients(self) -> list[dict[str, Any]]:
+        """Return the active connections: those with a request first, the oldest of them first."""
+        now, found = time.monotonic(), []
+        for listener in self.all:
+            for connection in listener.connections.all():
+                line = getattr(getattr(connection, "count", None), "line", b"")
+                text = line.decode("latin-1") if isinstance(line, bytes) else str(line)
+                request = "" if connection.idle else text.strip()[:_LONGEST_LINE]
+                found.append(
+                    {
+                        "client": say_address(connection.client_address),
+                        "listener": str(listener),
+                        "seconds": round(now - connection.since, 3),
+                        "idle": bool(connection.idle),
+                        "request": request,
+                    }
+                )
+        found.sort(key=lambda one: (one["idle"], -one["seconds"]))
+        return found[:_MOST_CLIENTS]
 
     # -- their sockets ----------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from endless_py._control.entry import name_of_program
 from endless_py._reload import settings
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional, Sequence
 
-PROG = "python -m endless_py run"
+PROG = f"{name_of_program()} run"
 # What nobody would say ready, and what only our own class for HTTPS has.
 _NOT_OFFERED = ("ready_on_serve", "handshake_timeout")
 _OFFERED = {

@@ -176,7 +176,9 @@ class HTTPHooks(Hooks):
         The answer is the class's all the same.
         """
         handler = self.handler
-        self.place.count.requests += 1
+        count = self.place.count
+        count.requests += 1
+        count.line = handler.raw_requestline
         parse: Callable[[], bool] = functools.partial(
             self.theirs, "parse_request", *arguments, **keywords
         )

@@ -57,13 +57,15 @@ CONNECTION_TABLE: dict[tuple[ConnectionState, str], ConnectionState] = {
 class Count:
     """The requests of one connection, counted by its handler alone.
 
-    alone is what it counts as, once it has ended, where its handler has counted none.
+    alone is what it counts as, once it has ended, where its handler has counted none; line is the
+    first line of the last request, text or bytes.
     """
 
-    __slots__ = ("alone", "folded", "requests")
+    __slots__ = ("alone", "folded", "line", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
+        self.line: Any = b""
         self.alone = 1
         self.folded = False  # added up with those of others
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from endless_py._control.entry import name_of_program
 from endless_py._wsgi.access_log import FORMATS
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -54,7 +55,7 @@ def variable(word: str) -> tuple[str, str]:
 def parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
     """Return one with the options that both have, but for times and limits."""
     found = argparse.ArgumentParser(
-        prog=f"python -m endless_py {command}",
+        prog=f"{name_of_program()} {command}",
         description=description,
         allow_abbrev=False,
     )

@@ -61,6 +61,7 @@ class Handler(socketserver.BaseRequestHandler):
         self.place = boundary.of(self)
         # Nothing of a request is kept for the next one, so another handler may go on.
         self.place.may_park = lambda: True
+        self.place.count.alone = 0
 
     def handle(self) -> None:
         try:
@@ -97,6 +98,7 @@ class Handler(socketserver.BaseRequestHandler):
             if not transport.data:
                 return False
         start = time.monotonic()
+        self.place.count.requests += 1
         try:
             head = self._read_head(start)
             if head is None:
@@ -105,6 +107,7 @@ class Handler(socketserver.BaseRequestHandler):
         except RequestError as error:
             self._refuse(error, start)
             return False
+        self.place.count.line = head.line
         return self._serve(head, path, query, start)
 
     def _read_head(self, start: float) -> Optional[Head]:

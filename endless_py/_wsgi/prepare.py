@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 
+from endless_py._control.entry import name_of_program
 from endless_py._reload import process
 from endless_py._support.files import unreadable
 from endless_py._wsgi.access_log import AccessLog
@@ -33,7 +34,7 @@ def run(command: str, serve: Callable[[], int]) -> int:
     try:
         return serve()
     except Wrong as error:
-        print(f"python -m endless_py {command}: error: {error}", file=sys.stderr)
+        print(f"{name_of_program()} {command}: error: {error}", file=sys.stderr)
         return 1
 
 

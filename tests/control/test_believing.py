@@ -262,7 +262,7 @@ def test_a_report_of_a_predecessor_is_checked(report):
 def test_a_chain_without_end_is_not_followed_for_ever(monkeypatch):
     asked = []
 
-    def state_of(pid, deadline, told_by=None):
+    def state_of(pid, deadline, told_by=None, verbose=False):
         asked.append(pid)
         found = {**STATE, "pid": pid, "predecessors": [{"pid": pid + 1, "generation": 0}]}
         return found, None

@@ -401,6 +401,7 @@ def test_the_status_of_two_generations(folder):
                 "PID",
                 "STATE",
                 "SINCE",
+                "UNTIL",
                 "SERVER",
                 "ACTIVE",
                 "IDLE",
@@ -544,7 +545,7 @@ import os, socket, sys
 from endless_py._control import client
 from endless_py._control import commands as control_commands
 from endless_py._handoff.channel import Channel
-control_commands._parser()  # imports what nobody may not read, perhaps
+control_commands.parser()  # imports what nobody may not read, perhaps
 pid = int(sys.argv[1])
 address = client.addresses(pid)[0]
 os.setgroups([]), os.setgid({id}), os.setuid({id})
