@@ -80,6 +80,7 @@ class BaseProcess:
         self.successor: Optional[Successor] = None  # the last one that was started
         self.handed: list[Listener] = []  # in the order of the successor's numbers
         self.received = ReceivedListeners()  # from a predecessor or a service manager
+        self.hurries = False  # a stop in the foreground of a terminal: what is idle ends at once
         self.called = False  # by a command that got no answer at once
         self.released = False  # drained, and the program's hooks for that have run
         self.files: dict[str, int] = {}  # what else every generation is handed, by name

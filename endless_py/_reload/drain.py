@@ -39,7 +39,7 @@ class Drain:
         """Stop accepting, and tell every handler."""
         process = self._process
         faults.at("stop accepting")
-        active, longest = process.listeners.drain()
+        active, longest = process.listeners.drain(process.hurries and process.machine.stops)
         quiet = process.machine.migrates and not active  # nobody waits for anything
         process.log(
             log.DEBUG if quiet else log.INFO,

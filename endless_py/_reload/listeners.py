@@ -165,8 +165,11 @@ class Listeners:
 
     # -- a drain, and back ------------------------------------------------
 
-    def drain(self) -> tuple[int, float]:
-        """Begin the drain; return how many handlers are active, and the longest time (s)."""
+    def drain(self, hurry: bool = False) -> tuple[int, float]:
+        """Begin the drain; return how many handlers are active, and the longest time (s).
+
+        hurry says that idle connections have no grace.
+        """
         now = time.monotonic()
         counts = [s.connections.counts() for s in self.all]
         active = sum(total - idle for total, idle in counts)
@@ -178,7 +181,7 @@ class Listeners:
             listener.drain_deadline = now + timeout
         for listener in self.all:
             if listener.drain_signal is not None:
-                listener.drain_signal.send(listener.migrates_to is not None)
+                listener.drain_signal.send(listener.migrates_to is not None, hurry)
         return active, longest
 
     def end_drain_time(self) -> None:

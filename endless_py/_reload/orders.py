@@ -13,9 +13,11 @@ from endless_py._reload.bridge import Bridge
 from endless_py._reload.drain import HandlerCut
 from endless_py._reload.exit import Exit
 from endless_py._reload.machine import Event
+from endless_py._reload.progress import Progress
 from endless_py._reload.report import Report
 from endless_py._reload.signals import CALL, FORCE, RELOAD, STOP, as_if_not_there
 from endless_py._reload.stop import Stop, pass_on
+from endless_py._supervisor.detect import in_foreground
 from endless_py._supervisor.terminal import Terminal
 from endless_py._support import faults, log
 
@@ -39,6 +41,7 @@ class Orders:
         self._bridge = bridge
         self._exit = end
         self.terminal: Optional[Terminal] = None
+        self.progress = Progress(process)
 
     def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
         """In a signal handler: leave a note.
@@ -116,6 +119,9 @@ class Orders:
         if event is Event.RELOAD:
             self._reload(name)
         elif event in (Event.STOP, Event.FORCE):
+            if order.number == signal.SIGINT and not self._stop.ordered and in_foreground():
+                process.hurries = True  # nobody waits for an open browser tab
+                self.progress.begin()
             self._stop.order(event, order.number, name)
         else:
             process.fire(event, *order.what)

@@ -170,6 +170,7 @@ class ServerProcess(BaseProcess):
         self._look_at_successor()
         self.resume.reap()
         self.bridging.look()
+        self.orders.progress.check()
         if self.machine.drains:
             self.drain.check()
             self._look_at_successor()  # died since, it would leave nobody who accepts
@@ -231,6 +232,7 @@ class ServerProcess(BaseProcess):
             self.exit.deadline(),
             self.bridging.deadline(),
             self.signals.deadline(),
+            self.orders.progress.deadline(),
             self.readiness.deadline(),
             self.supervisor.deadline(),
             self.answers.control.deadline(),

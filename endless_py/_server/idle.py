@@ -140,7 +140,10 @@ class Boundary:
                     self._drain_signal, self._poll = None, select.poll()
                     self._poll.register(descriptor, select.POLLIN)
                     self._drain_seen = time.monotonic()
-                grace = self._drain_seen + seconds(handler.server, "keepalive_grace")
+                signal = self._listener.drain_signal
+                grace = self._drain_seen
+                if signal is None or not signal.hurries:
+                    grace += seconds(handler.server, "keepalive_grace")
             elif self._poll is None or self._drain_signal is not self._listener.drain_signal:
                 self._drain_signal, self._poll = self._listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)

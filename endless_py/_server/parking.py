@@ -177,7 +177,8 @@ class Parking:
 
     def _drain(self, place: ParkingPlace, signal: DrainSignal) -> None:
         self._told, place.untold = signal.drain, False
-        grace = time.monotonic() + seconds(self._server, "keepalive_grace")
+        own = 0.0 if signal.hurries else seconds(self._server, "keepalive_grace")
+        grace = time.monotonic() + own
         for connection in place.all():
             if signal.migrate() and connection.refused_for is not signal.drain:
                 if place.take(connection):

@@ -143,7 +143,7 @@ class DrainSignal:
 
     It is a socket pair: its reading end becomes readable, for all and for good, when the
     serving process closes the writing end, or dies. One byte before that says that idle
-    connections can migrate; everybody only peeks at it.
+    connections can migrate, or that they have no grace; everybody only peeks at it.
     """
 
     def __init__(self) -> None:
@@ -153,17 +153,18 @@ class DrainSignal:
         self._local = True
         self._sent = False
         self._migrate = False
+        self.hurries = False  # known once was_sent() is true
 
     def fileno(self) -> int:
         return self._reader.fileno()
 
-    def send(self, migrate: bool) -> None:
+    def send(self, migrate: bool, hurry: bool = False) -> None:
         """Start the drain for every handler of this server."""
         if not self._sent:
-            self._migrate, self._sent = migrate, True
-            if migrate:
+            self._migrate, self.hurries, self._sent = migrate, hurry, True
+            if migrate or hurry:
                 with suppress(OSError):
-                    self._writer.send(b"M")
+                    self._writer.send(b"M" if migrate else b"H")
             self._writer.close()
 
     def in_forked_child(self) -> None:
@@ -175,8 +176,8 @@ class DrainSignal:
         """Whether the drain has begun; costs a system call in a forked handler only."""
         if not self._sent and not self._local:
             try:
-                self._migrate = self._reader.recv(1, socket.MSG_PEEK) == b"M"
-                self._sent = True
+                word = self._reader.recv(1, socket.MSG_PEEK)
+                self._migrate, self.hurries, self._sent = word == b"M", word == b"H", True
             except OSError:
                 pass
         return self._sent

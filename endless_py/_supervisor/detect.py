@@ -43,7 +43,7 @@ def decide(settings: list[Setting], notifies: bool) -> tuple[bool, str]:
         return True, f"{parent} watches it"
     if parent in _CONTAINER_INITS:
         return True, f"the container ends when it does: {parent} waits for that"
-    if _in_foreground():
+    if in_foreground():
         return True, "it runs in the foreground of a terminal"
     if notifies:
         return False, "the manager that listens at NOTIFY_SOCKET is told the new one"
@@ -89,7 +89,7 @@ def _parent_name() -> str:
         return ""
 
 
-def _in_foreground() -> bool:
+def in_foreground() -> bool:
     for descriptor in (0, 1, 2):
         with suppress(OSError, AttributeError):
             return os.tcgetpgrp(descriptor) == os.getpgrp()

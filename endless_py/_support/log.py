@@ -88,6 +88,7 @@ def _write_to_logger(
         if not standard_error.has_room():
             standard_error.count_dropped()
             return
+        standard_error.draw()
         dropped = standard_error.take_dropped()
         if dropped:
             say(WARNING, "lines_dropped", _DROPPED, {"lines": _say_lines(dropped)})
@@ -132,6 +133,7 @@ class StandardError:
     def __init__(self) -> None:
         self._dropped = 0
         self._cut = False  # a line was written in part
+        self._drawn = False  # a line is there that the next one takes the place of
         word = os.environ.get(VARIABLE, "").strip().lower()
         self.least = _LEVELS.get(word, INFO)  # the level that a line has to have
         self.problem = "" if word in ("", *_LEVELS) else f"{word[:40]!r} is no level"
@@ -193,6 +195,14 @@ class StandardError:
         except Exception:  # whatever that class raises, the server goes on
             pass
 
+    def draw(self, text: str = "") -> None:
+        """On a terminal, show a line until another one comes; none takes back what is there."""
+        with self._lock:
+            if text or self._drawn:
+                self._drawn = False
+                if self._send(f"\r{text}\x1b[K".encode("ascii", "replace")):
+                    self._drawn = bool(text)
+
     def pass_on(self, data: bytes) -> bytes:
         """Write what another process has written to its standard error; return what has no room.
 
@@ -208,6 +218,8 @@ class StandardError:
             return False
         if self._cut:
             data = b"\n" + data
+        if self._drawn:
+            data, self._drawn = b"\r\x1b[K" + data, False
         left = write_at_once(2, data)
         if left < len(data):
             self._cut = left > 0

@@ -16,7 +16,7 @@ def unwatched(monkeypatch):
     for name in ("SUPERVISOR_ENABLED", "INVOCATION_ID", "SYSTEMD_EXEC_PID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(detect, "_parent_name", lambda: "bash")
-    monkeypatch.setattr(detect, "_in_foreground", lambda: False)
+    monkeypatch.setattr(detect, "in_foreground", lambda: False)
     monkeypatch.setattr(os, "getpid", lambda: 4711)
 
 
@@ -68,7 +68,7 @@ def test_a_parent_that_watches_one_pid_is_known_by_its_name(name, monkeypatch):
 
 
 def test_a_terminals_foreground_job(monkeypatch):
-    monkeypatch.setattr(detect, "_in_foreground", lambda: True)
+    monkeypatch.setattr(detect, "in_foreground", lambda: True)
     assert detect.decide(["auto"], True) == (True, "it runs in the foreground of a terminal")
 
 
@@ -132,7 +132,7 @@ class TestTheParentsName:
             raise OSError(25, "not a terminal")
 
         monkeypatch.setattr(os, "tcgetpgrp", none)
-        assert detect._in_foreground() is False
+        assert detect.in_foreground() is False
 
     @pytest.mark.parametrize("ours", [True, False])
     def test_the_first_terminal_among_the_standard_streams_decides(self, ours, monkeypatch):
@@ -142,4 +142,4 @@ class TestTheParentsName:
             return os.getpgrp() if ours else os.getpgrp() + 1
 
         monkeypatch.setattr(os, "tcgetpgrp", group)
-        assert detect._in_foreground() is ours
+        assert detect.in_foreground() is ours
