@@ -259,5 +259,7 @@ def _outcome(report: Optional[dict[str, Any]]) -> str:
     if report["ok"]:
         what = f"generation {report['generation']} served after {report['seconds']:.3f} s"
     else:
-        what = f"generation {report['generation']} failed: {report['reason']}"
+        what = str(report["reason"])
+        if not what.startswith("reload "):
+            what = f"generation {report['generation']} failed: {what}"
     return f"{when(report['at'])}, {what}"

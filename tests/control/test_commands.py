@@ -117,7 +117,7 @@ def test_a_failed_reload_says_why(failure, folder):
         program.wait(re.escape(shown))  # where it would have been without the command
         status, output, _ = command("status", pid)
         assert status == 0
-        assert "generation 1 failed: reload failed" in output
+        assert ", reload failed: generation 1 " in output
         (folder / "code").write_text("")
         assert command("reload", pid)[0] == 0
         new = program.wait_serving(1)

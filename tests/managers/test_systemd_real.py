@@ -266,7 +266,7 @@ def test_a_unit_that_cannot_be_told_a_pid_keeps_it(unit, machine):
 
         machine.run("kill", "-KILL", str(pid))
         new = until(lambda: [s for s in [machine.show(unit)] if s[0] not in (0, pid)])[0][0]
-        until(lambda: f"[{new}] generation 0: serves" in machine.journal(unit))
+        until(lambda: f"kill -HUP {new} reloads" in machine.journal(unit))
         assert machine.show(unit) == (new, 1, "active"), machine.journal(unit)
         assert get(port) == f"0 {new} end"
 

@@ -31,7 +31,7 @@ handler.setFormatter(JSON())
 logging.basicConfig(level=logging.INFO, handlers=[handler])
 """
 SERVER = """
-import time
+import os, time
 from endless_py.http.server import *
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"o")
-        if self.path == "/slow": time.sleep(0.5)
+        while self.path == "/slow" and not os.path.exists("go"): time.sleep(0.01)
         self.wfile.write(b"k")
 """
 
@@ -51,7 +51,8 @@ def program_of(tmp_path, begins="", **variables):
     path = tmp_path / "server.py"
     path.write_text(begins + SERVER + SERVE)
     variables = {"ENDLESS_PY_KEEP_PID": "false", "ENDLESS_PY_LOG_LEVEL": "info", **variables}
-    return path, Program(command=[sys.executable, str(path)], env=environment(**variables))
+    command = [sys.executable, str(path)]
+    return path, Program(command=command, cwd=tmp_path, env=environment(**variables))
 
 
 def test_each_record_is_an_event_with_fields(tmp_path):
@@ -65,6 +66,8 @@ def test_each_record_is_an_event_with_fields(tmp_path):
         response = with_slow.getresponse()  # its handler is active
         since = len(program.lines)
         os.kill(program.pid, signal.SIGHUP)
+        program.wait('"drains"', since)
+        (tmp_path / "go").touch()
         program.wait('"finished"', since)
         assert response.read() == b"ok"
         records = list(map(json.loads, program.lines[since:]))
