@@ -87,9 +87,15 @@ def _upgrade(pid: int, deadline: Deadline, check_only: bool, says: Says) -> int:
 
 
 def _start_or_reload(
-    path: str, command: list[str], log_path: Optional[str], deadline: Deadline, says: Says
+    path: str,
+    command: list[str],
+    log_path: Optional[str],
+    deadline: Deadline,
+    says: Says,
+    progress: status.Progress,
 ) -> int:
     def reload_what_is_asked(pid: int) -> int:
+        progress.pids = [pid]
         compare.check(pid, command, deadline)
         return reload(pid, deadline, says)
 
@@ -233,7 +239,7 @@ def _run(
     if name == "upgrade":
         return on_target(lambda pid: _upgrade(pid, deadline, options.check_only, says))
     if name == "start-or-reload":
-        return _start_or_reload(word, options.words, options.log, deadline, says)
+        return _start_or_reload(word, options.words, options.log, deadline, says, progress)
     if options.watch:
         return status.watch(word, options.timeout, options.verbose)
     if word is None:

@@ -1,9 +1,9 @@
-"""The last lines of error output of a successor whose outcome somebody waits for.
+"""The last lines of error output of a successor, which say why it has not started.
 
-Its standard error is a pipe then, from which the incumbent passes everything on to its own.
-When the successor is ready it makes the original one its standard error again, and reads the pipe
-itself: programs that it has started meanwhile still write to it. If the incumbent ends before
-that, a thread of the successor reads the pipe until then.
+Its standard error is a pipe, unless it is a terminal and nobody waits for the outcome. The
+incumbent passes everything on to its own. When the successor is ready it makes the original one its
+standard error again, and reads the pipe itself: programs that it has started meanwhile still write
+to it. If the incumbent ends before that, a thread of the successor reads the pipe until then.
 
 What is passed on and cannot be written at once is dropped, as a log line is: see log.py.
 """
@@ -139,6 +139,15 @@ class ErrorOutput:
                 poller.watch(self.watched())
         finally:
             runs.release()
+
+    def leave_unguarded(self) -> None:
+        """In the successor: end the thread, if there is one, for good.
+
+        Should the incumbent be killed, what the pipe holds has to be enough.
+        """
+        if self._guard is not None:
+            with self._restoring:
+                self._end_guard()
 
     def _end_guard(self) -> None:
         guard, self._guard = self._guard, None

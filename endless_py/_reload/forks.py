@@ -16,11 +16,19 @@ class Forks:
     """Watches them, from when a forked child would have something of ours."""
 
     def __init__(
-        self, signals: Signals, lock: threading.RLock, in_child: Callable[[], None]
+        self,
+        signals: Signals,
+        lock: threading.RLock,
+        before: Callable[[], None],
+        in_child: Callable[[], None],
     ) -> None:
-        """lock is held while a successor is started: a fork in the middle would keep its pipes."""
+        """lock is held while a successor is started: a fork in the middle would keep its pipes.
+
+        before() and in_child() are called before a fork, and in its child.
+        """
         self._signals = signals
         self._lock = lock
+        self._before_fork = before
         self._in_child = in_child
         self._unwatched = threading.Lock()  # taken once, for good, by who begins to watch
 
@@ -34,6 +42,7 @@ class Forks:
             )
 
     def _before(self) -> None:
+        self._before_fork()
         self._lock.acquire()
         self._signals.before_fork()
 

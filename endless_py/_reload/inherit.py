@@ -110,6 +110,11 @@ class Inherit:
             template = "socket activation: no server uses %(listener)s; kept open"
             self._process.log(log.WARNING, template, "activation_unused", listener=names)
 
+    def before_fork(self) -> None:
+        """No thread of ours is to run beside a fork, as a program that starts may make one."""
+        if self._error_output is not None:
+            self._error_output.leave_unguarded()
+
     def restore_error_output(self) -> None:
         """Nobody reads what a successor says before it is ready any more."""
         if self._error_output is not None and not self._error_output.restored:

@@ -87,7 +87,9 @@ class ServerProcess(BaseProcess):
         }
         if log.standard_error.problem:
             self._warn(f"{log.VARIABLE} is ignored: {log.standard_error.problem}; info counts")
-        self.forks = Forks(self.signals, self.spawn.fork_lock, self._in_forked_child)
+        self.forks = Forks(
+            self.signals, self.spawn.fork_lock, self.inherit.before_fork, self._in_forked_child
+        )
         atexit.register(self._at_exit)
         self.dry_start = DryStart(os.environ, self._warn)
         self.loops = Loops(self, self.readiness, self.dry_start, self._install_signals)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 
-from harness import TIMEOUT, environment
+from harness import TIMEOUT, Program, environment
 
 # Descriptor 2 is a captured pipe, as in a successor; "original" is what it is to be again.
 PRELUDE = """
@@ -126,3 +126,28 @@ def test_no_descriptor_of_the_capture_has_a_standard_streams_number(tmp_path):
     """
     assert run(code, tmp_path) == ["True", "there is no standard error"]
     assert os.path.exists(tmp_path / "original")
+
+
+def test_a_program_that_forks_as_it_starts_forks_no_thread_of_ours(tmp_path):
+    """From 3.12 on Python warns of a fork beside a thread, and what it warns of is true."""
+    code = tmp_path / "server.py"
+    code.write_text(
+        "import os, sys, threading, warnings\n"
+        "warnings.simplefilter('error')\n"
+        "from endless_py.http.server import *\n"
+        "count = len(os.listdir('/proc/self/task'))\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
+        "left = len(os.listdir('/proc/self/task'))\n"
+        "print('threads before', count, 'after', left, file=sys.stderr, flush=True)\n"
+        "ThreadingHTTPServer(('127.0.0.1', 0), BaseHTTPRequestHandler).serve_forever()\n"
+    )
+    with Program(command=[sys.executable, str(code)]) as program:
+        pid = program.wait_serving()
+        new = program.reload(1, pid)
+        program.wait("threads before 2 after 1")  # the guard was there
+        assert "Warning" not in program.text
+        program.wait_alone(new)
+        program.stop(new)
