@@ -17,7 +17,7 @@ def said():
 
 @pytest.fixture
 def hooks(said):
-    return Hooks(lambda level, text: said.append((level, text)))
+    return Hooks(lambda level, text, event, **fields: said.append((level, text % fields)))
 
 
 def test_a_step_calls_its_own_hooks_in_the_order_of_their_coming(hooks, said):

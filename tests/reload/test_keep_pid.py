@@ -512,7 +512,7 @@ def test_as_pid_1_of_a_namespace(folder):
 def test_the_choice(monkeypatch):
     for name in ("SUPERVISOR_ENABLED", "INVOCATION_ID", "SYSTEMD_EXEC_PID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(keep_pid, "_in_foreground", lambda: False)
+    monkeypatch.setattr(keep_pid, "in_foreground", lambda: False)
     monkeypatch.setattr(keep_pid, "_parent_name", lambda: "sh")
     assert not keep_pid.decide(["auto"], False)[0]
     assert keep_pid.decide(["auto", True], False) == (True, "keep_pid = True")

@@ -18,6 +18,7 @@ from endless_py._asyncio import AcceptedSocket, CountingSocket
 from endless_py._reload.listener import Listener
 from endless_py._server.http import HTTPHooks
 from endless_py._server.wsgi import ServerHandler, WSGIRequestHandler
+from endless_py._sockets.connection import Count
 from endless_py._sockets.shared import ListenerSocket
 
 MIRRORED = ("socketserver", "http.server", "wsgiref.simple_server", "xmlrpc.server")
@@ -206,6 +207,7 @@ def test_what_a_later_class_assigns_for_each_request_is_no_state_of_a_handler(na
     handler.client_address = ("x", 1)
     handler.server = SimpleNamespace(RequestHandlerClass=Handler)
     place = SimpleNamespace(client_address=("x", 1), is_stateless=None, arrived_with=None)
+    place.count = Count()
     hooks = HTTPHooks(handler, place)
     assert hooks.is_stateless()
     handler.a_new_one = ["x"]
