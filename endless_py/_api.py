@@ -36,7 +36,10 @@ def reload() -> None:
 
 
 def stop() -> None:
-    """Drain and stop, as SIGTERM does. Returns at once; a second call ends what is active."""
+    """Drain and stop, as SIGTERM does. Returns at once; a second call ends what is active.
+
+    With a `stop_delay` the second call ends that, and a third one what is active.
+    """
     process.current.post(Order(Event.STOP, "stop()"))
 
 
@@ -147,8 +150,9 @@ def listen(
 
     address is a tuple for IPv4 and IPv6, text or a path for a Unix socket; family follows from
     it unless it is given. backlog is that of a stream's accept queue. drain_timeout,
-    ready_timeout (seconds, 60 each), max_draining (8), keep_pid and pid_file mean what they do for
-    the classes. Raises OSError, PidFileError, ValueError for what one of them cannot be.
+    ready_timeout (seconds, 60 each), stop_delay (seconds, 0), max_draining (8), keep_pid and
+    pid_file mean what they do for the classes. Raises OSError, PidFileError, ValueError for what
+    one of them cannot be.
     """
     platform.require()
     if family is None:
@@ -204,6 +208,7 @@ class _Owner:
     drain_timeout: Optional[float] = 60.0
     ready_timeout: Optional[float] = 60.0
     keepalive_grace: Optional[float] = 5.0  # for `serve_asyncio()`
+    stop_delay = 0.0
     max_draining: Optional[int] = MAX_DRAINING
     keep_pid: detect.Setting = "auto"
     pid_file: Any = None

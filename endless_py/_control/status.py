@@ -215,6 +215,8 @@ def waits_for(states: States) -> str:
             noun = "connection" if count == 1 else "connections"
             who = f"generation {state['generation']}: " if len(states) > 1 else ""
             said.append(f"{who}{count} {noun}{left}" if count else f"{who}its program's end")
+        elif state["phase"] == "stopping soon":
+            said.append(f"load balancers are to notice{left}")
         elif state["phase"] in ("reloading", "handing back") and state["successor"]:
             said.append(f"generation {state['successor']['generation']} starts{left}")
     return "; ".join(said)

@@ -19,7 +19,8 @@
                              missing indexes    you did not adopt these: close them, nobody serves
                                                 them once I have closed them as well
                              reload             a HUP came after the successor was started
-                             stop, force        so did a TERM, or an order to end at once
+                             stop, force        so did a TERM, or an order to end at once; now:
+                                                a stop that no stop_delay puts off
                              ancestor_ended     the incumbent's own predecessor has ended
                              connections        (descriptors) idle ones, to be answered: items
                              predecessor        (a descriptor) the channel to it, from now on yours
@@ -52,6 +53,10 @@ def is_pid(value: object) -> bool:
 
 def _is_index(value: object) -> bool:
     return value is None or is_number(value)
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or isinstance(value, bool)
 
 
 def _are_numbers(value: object) -> bool:
@@ -114,7 +119,7 @@ FROM_PREDECESSOR: dict[str, Fields] = {
     "counted": {"numbers": are_counts},
     "missing": {"indexes": _are_numbers},
     "reload": {},
-    "stop": {},
+    "stop": {"now": _is_flag},
     "force": {},
     "ancestor_ended": {},
     "connections": {"items": _is_list},

@@ -129,6 +129,9 @@ class Answers:
         process, successor = self._process, self._process.living_successor
         if process.machine.drains:
             return process.listeners.until()
+        delayed = self._stop.deadline()
+        if delayed is not None:
+            return time.time() + delayed - time.monotonic()
         if process.machine.awaits and successor is not None and successor.started is not None:
             left = successor.started - time.monotonic() + process.listeners.ready_timeout()
             return time.time() + left if left < NO_LIMIT / 2 else None

@@ -156,6 +156,7 @@ class Exit:
                 "hook_does_not_end",
             )
         faults.at("exit")
+        self._stop.at_exit()
         if process.machine.drains and process.listeners.foreign():
             process.drained()  # the program's way to say so
             driver.advance()

@@ -193,7 +193,8 @@ class HearPredecessors:
             process.listeners.wake()
             self._supervisor.hand_over()
         elif word == "stop":
-            process.leave(Order(None, call=partial(self._stop.passed_on, predecessor)))
+            now = bool(body.get("now"))
+            process.leave(Order(None, call=partial(self._stop.passed_on, predecessor, now)))
         elif word == "force":
             process.leave(Order(Event.FORCE, f"a force stop passed on by {predecessor}"))
         elif word == "ancestor_ended":

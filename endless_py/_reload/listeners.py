@@ -72,6 +72,10 @@ class Listeners:
         """Return how many seconds a drain may take."""
         return max((s.setting("drain_timeout") for s in self.all), default=0.0)
 
+    def stop_delay(self) -> float:
+        """Return how many seconds this process goes on accepting after an order to stop."""
+        return max((s.setting("stop_delay") for s in self.all), default=0.0)
+
     def max_draining(self) -> Optional[int]:
         """Return how many generations may drain at a time; None: there is no limit."""
         found = [getattr(settings.of(s.server), "max_draining", None) for s in self.all]

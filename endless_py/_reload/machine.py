@@ -39,6 +39,7 @@ class State(enum.Enum):
     HANDING_BACK = "handing back"  # a bridge waits until the kept pid is ready; it serves
     DRAINING = "draining"  # the successor serves; active requests finish
     RETIRING = "retiring"  # so, and the successor's end would not bring the listeners back
+    DELAYING = "stopping soon"  # told to stop, and says so; until then everything is served
     STOPPING = "stopping"  # told to stop; active requests finish, and nobody takes over
     DRAINED = "drained"  # nothing is active; every serve_forever() returns
     REEXEC = "re-exec"  # the interpreter ends; waits until the bridge hands back
@@ -60,6 +61,7 @@ class Event(enum.Enum):
     GONE_FOR_GOOD = "gone for good"  # the successor stops
     TAKE_BACK = "take back"  # a bridge is to hand back
     STOP = "stop"  # an order
+    STOP_LATER = "stop later"  # an order, of a server with a `stop_delay`
     FORCE = "force"  # an order: a second stop, or a force stop
     FORCED = "forced"  # the successor was told to force its stop, so this process ends as well
     EMPTY = "empty"  # nothing is active any more
@@ -72,13 +74,10 @@ class Event(enum.Enum):
 
 S, E = State, Event
 
-_BEGIN_STOP = (
-    "stop.tell_neighbours",
-    "drain.give_up_listeners",
-    "report.stopped",
-    "drain.begin",
-    "drain.tell_program",
-)
+_GIVE_UP = ("stop.tell_neighbours", "drain.give_up_listeners", "report.stopped")
+_BEGIN_STOP = (*_GIVE_UP, "drain.begin", "drain.tell_program")
+_BEGIN_DELAY = ("stop.tell_neighbours", "report.stopped", "stop.delay")
+_CANCEL_AND_DELAY = ("stop.stop_successor", "resume.keep_listeners", *_BEGIN_DELAY)
 _BEGIN_DRAIN = (
     "readiness.take_over",
     "supervisor.hand_over",  # who is told that it is ready finds its pid in the pid file
@@ -96,27 +95,32 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.STARTING, E.RELOAD): (S.STARTING, ("orders.owe_early_reload",)),
     (S.STARTING, E.STOP): (S.STOPPING, _BEGIN_STOP),
     (S.STARTING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
+    (S.STARTING, E.STOP_LATER): (S.STARTING, ("stop.owe_delayed",)),
     (S.STARTING, E.EXITING): (S.ENDED, ()),
     (S.SERVING, E.LEFT): (S.STARTING, ()),
     (S.SERVING, E.RELOAD): (S.PREPARING, ("report.begins", "spawn.prepare")),
     (S.SERVING, E.TAKE_BACK): (S.HANDING_BACK, ("bridge.hand_back",)),
     (S.SERVING, E.STOP): (S.STOPPING, _BEGIN_STOP),
+    (S.SERVING, E.STOP_LATER): (S.DELAYING, _BEGIN_DELAY),
     (S.SERVING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.SERVING, E.EXITING): (S.ENDED, ()),
     (S.PREPARING, E.PREPARED): (S.RELOADING, ("spawn.start",)),
     (S.PREPARING, E.CANCELLED): (S.SERVING, ("report.cancelled",)),
     (S.PREPARING, E.STOP): (S.STOPPING, _BEGIN_STOP),
+    (S.PREPARING, E.STOP_LATER): (S.DELAYING, _BEGIN_DELAY),
     (S.PREPARING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.PREPARING, E.EXITING): (S.ENDED, ()),
     (S.RELOADING, E.RELOAD): (S.RELOADING, ("orders.owe_reload",)),
     (S.RELOADING, E.READY): (S.DRAINING, _BEGIN_DRAIN),
     (S.RELOADING, E.FAILED): (S.ABORTING, ("resume.keep_listeners",)),
     (S.RELOADING, E.STOP): (S.STOPPING, ("stop.stop_successor", *_BEGIN_STOP)),
+    (S.RELOADING, E.STOP_LATER): (S.DELAYING, _CANCEL_AND_DELAY),
     (S.RELOADING, E.FORCE): (S.STOPPING, ("stop.stop_successor", *_BEGIN_STOP, *_FORCE)),
     (S.RELOADING, E.EXITING): (S.ENDED, ()),
     (S.ABORTING, E.RELOAD): (S.ABORTING, ("orders.owe_reload",)),
     (S.ABORTING, E.REAPED): (S.SERVING, ("report.failed",)),
     (S.ABORTING, E.STOP): (S.STOPPING, _BEGIN_STOP),
+    (S.ABORTING, E.STOP_LATER): (S.DELAYING, _BEGIN_DELAY),
     (S.ABORTING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.ABORTING, E.EXITING): (S.ENDED, ()),
     (S.HANDING_BACK, E.RELOAD): (S.HANDING_BACK, ("orders.owe_reload",)),
@@ -126,8 +130,13 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.HANDING_BACK, E.FAILED): (S.SERVING, ("resume.keep_listeners", "bridge.failed")),
     (S.HANDING_BACK, E.GONE_FOR_GOOD): (S.STOPPING, ("stop.say_kept_pid_stops", *_BEGIN_STOP)),
     (S.HANDING_BACK, E.STOP): (S.STOPPING, ("stop.stop_successor", *_BEGIN_STOP)),
+    (S.HANDING_BACK, E.STOP_LATER): (S.DELAYING, _CANCEL_AND_DELAY),
     (S.HANDING_BACK, E.FORCE): (S.STOPPING, ("stop.stop_successor", *_BEGIN_STOP, *_FORCE)),
     (S.HANDING_BACK, E.EXITING): (S.ENDED, ()),
+    (S.DELAYING, E.STOP): (S.STOPPING, _BEGIN_STOP),
+    (S.DELAYING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
+    (S.DELAYING, E.STOPPED_PID_EXITS): (S.LEAVING, ()),
+    (S.DELAYING, E.EXITING): (S.ENDED, ()),
     (S.DRAINING, E.RELOAD): (S.DRAINING, ("orders.pass_on_reload",)),
     (S.DRAINING, E.FAILED): (S.SERVING, ("resume.accept_again", "report.died", "bridge.resume")),
     (S.DRAINING, E.SUPERSEDED): (S.RETIRING, ()),
@@ -171,6 +180,7 @@ IGNORED: dict[tuple[Optional[State], Event], str] = {
     (None, E.SERVES): "a server more; the process serves already, or never will again",
     (None, E.LEFT): "only a process at peace begins anew; else the drain or the reload decides",
     (S.PREPARING, E.RELOAD): "the successor that is about to be started is started after it",
+    (S.DELAYING, E.RELOAD): "a process that was told to stop is not replaced",
     (S.STOPPING, E.RELOAD): "a process that was told to stop is not replaced",
     (S.LEAVING, E.RELOAD): "a process that was told to stop is not replaced",
     (S.ENDED, E.RELOAD): "it ends; its successor looks for what was held back",
@@ -184,6 +194,7 @@ IGNORED: dict[tuple[Optional[State], Event], str] = {
     (None, E.SUPERSEDED): "it matters only to who would accept again",
     (None, E.GONE_FOR_GOOD): "a successor that stops before it is ready has failed, no more",
     (None, E.TAKE_BACK): "it is looked for again when this process serves",
+    (None, E.STOP_LATER): "told again what it does already; what drains is told to stop now",
     (S.STOPPING, E.STOP): "the same order, once by a predecessor and once by a signal",
     (S.ENDED, E.STOP): "it ends",
     (S.ENDED, E.FORCE): "it ends",
@@ -199,17 +210,12 @@ IGNORED: dict[tuple[Optional[State], Event], str] = {
 # (state, the name of what is owed, the event it leads to), in the order in which it is looked at
 OWED: tuple[tuple[State, str, Event], ...] = (
     (S.SERVING, "stop", E.STOP),
+    (S.SERVING, "delayed stop", E.STOP_LATER),
     (S.SERVING, "reload", E.RELOAD),
 )
 
-_ACCEPTING = {
-    S.STARTING,
-    S.SERVING,
-    S.PREPARING,
-    S.RELOADING,
-    S.ABORTING,
-    S.HANDING_BACK,
-}
+_RELOADS = {S.PREPARING, S.RELOADING, S.ABORTING, S.HANDING_BACK}
+_ACCEPTING = {S.STARTING, S.SERVING, *_RELOADS, S.DELAYING}
 _DRAINS = {S.DRAINING, S.RETIRING, S.STOPPING}
 _OVER = {S.DRAINED, S.REEXEC, S.LEAVING, S.ENDED}
 
@@ -231,7 +237,8 @@ class Machine:
     awaits       a successor (or the kept pid) is to become ready
     drains       active requests finish
     migrates     a successor may take idle connections
-    stops        told to stop
+    delays       told to stop, but not yet
+    stops        told to stop, now or soon
     over         nothing is active any more
     reexecs      the interpreter ends, and waits for the bridge to hand back
     leaves       the interpreter ends, and waits for the end of other processes
@@ -267,7 +274,8 @@ class Machine:
         self.awaits = state in (S.RELOADING, S.HANDING_BACK)
         self.drains = state in _DRAINS
         self.migrates = state in (S.DRAINING, S.RETIRING)
-        self.stops = state is S.STOPPING
+        self.delays = state is S.DELAYING
+        self.stops = state in (S.DELAYING, S.STOPPING)
         self.over = state in _OVER
         self.reexecs = state is S.REEXEC
         self.leaves = state is S.LEAVING

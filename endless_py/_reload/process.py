@@ -168,6 +168,7 @@ class ServerProcess(BaseProcess):
         self.report.step()
         self.inherit.step()
         self.orders.step()
+        self.stop.check()
         self.hear_predecessors.step()
         self._look_at_successor()
         self.resume.reap()
@@ -232,6 +233,7 @@ class ServerProcess(BaseProcess):
             self.driver.jobs_deadline(),
             self.retries.again_at,
             self.exit.deadline(),
+            self.stop.deadline(),
             self.bridging.deadline(),
             self.signals.deadline(),
             self.orders.progress.deadline(),

@@ -28,6 +28,13 @@ def _time(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be {least} seconds, or None for no limit, not {value!r}")
 
 
+def _delay(name: str, value: Any) -> None:
+    """Seconds, and no more than one may wait for."""
+    if value is None:
+        raise ValueError(f"{name} must be 0 or more seconds, not None")
+    _time(name, value)
+
+
 def _flag(name: str, value: Any) -> None:
     if value not in (True, False):
         raise ValueError(f"{name} must be True or False, not {value!r}")
@@ -48,6 +55,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "drain_timeout": _time,
     "ready_timeout": _time,
     "keepalive_grace": _time,
+    "stop_delay": _delay,
     "handshake_timeout": _time,
     "exit_grace": lambda name, value: None if value == "auto" else _time(name, value),
     "keep_pid": lambda _, value: detect.check(value),

@@ -215,8 +215,14 @@ class Supervisor:
     def stopping(self, *_: object) -> None:
         """This process stops, and has its time to drain."""
         if self.in_charge:
-            self._extend_until = time.monotonic() + self._process.listeners.longest_drain()
-            self.notifier.send(STOPPING=1, STATUS="drains and stops")
+            listeners, machine = self._process.listeners, self._process.machine
+            longest = listeners.longest_drain()
+            if machine.delays or not machine.stops:  # not yet, or where this is passed on
+                longest += listeners.stop_delay()
+            self._extend_until = time.monotonic() + longest
+            self.notifier.send(
+                STOPPING=1, STATUS="stops soon" if machine.delays else "drains and stops"
+            )
             self._extend()
 
     def ended(self) -> None:

@@ -19,6 +19,7 @@ _MEANING = {
     "drain_timeout": "SECONDS  active requests may take after a reload or a stop; default: 60",
     "ready_timeout": "SECONDS  the new code may take to serve; default: 60",
     "keepalive_grace": "SECONDS  an idle connection that cannot move is kept; default: 5",
+    "stop_delay": "SECONDS  it goes on accepting after TERM, and is not ready; default: 0",
     "exit_grace": "SECONDS  the program may take to end after its drain; default: auto",
     "keep_pid": "[=auto|yes|no]  whether a reload keeps the pid; default: auto",
     "tcp_nodelay": "[=yes|no]  TCP_NODELAY on accepted connections; default: yes",

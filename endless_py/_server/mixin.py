@@ -108,6 +108,11 @@ class GracefulMixIn:
                         process goes on; default 60
     keepalive_grace     seconds after which an idle connection that cannot migrate is
                         closed unasked during a drain; default 5
+    stop_delay          seconds for which it goes on accepting after TERM, endless_py.stop() or the
+                        stop command, while endless_py.health says "not ready": what a load balancer
+                        takes to notice. Another order ends that time; INT, the end of the terminal
+                        and a force stop do not wait for it. Of several servers the longest counts;
+                        default 0
     exit_grace          seconds that the program has to end once its servers have drained; then
                         what each thread does is logged and it is ended; default "auto", which
                         is 30 where a supervisor is seen, and no limit elsewhere
@@ -146,6 +151,7 @@ class GracefulMixIn:
     drain_timeout: Optional[float] = 60.0
     ready_timeout: Optional[float] = 60.0
     keepalive_grace: Optional[float] = 5.0
+    stop_delay = 0.0
     exit_grace: Union[float, Literal["auto"], None] = "auto"
     keep_pid: detect.Setting = "auto"
     tcp_nodelay = True

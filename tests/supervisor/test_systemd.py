@@ -165,6 +165,21 @@ def test_a_long_drain_asks_for_more_time(tmp_path):
         assert answers == [f"0 {pid} end"]
 
 
+def test_a_stop_delay_is_part_of_the_stop(tmp_path):
+    """Else systemd, whose own time-out begins with the order, might kill it in the delay."""
+    more = {"ENDLESS_PY_STOP_DELAY": "2.5", "ENDLESS_PY_DRAIN_TIMEOUT": "0"}
+    with Manager(tmp_path) as manager, start(manager, tmp_path, **more) as program:
+        pid, _ = manager.wait("READY")
+        os.kill(pid, signal.SIGTERM)
+        sender, states = manager.next()
+        assert (sender, states["STOPPING"], states["STATUS"]) == (pid, "1", "stops soon")
+        for _ in range(2):  # the second one after 2 s, in the delay
+            assert int(manager.next()[1]["EXTEND_TIMEOUT_USEC"]) > 2_000_000
+        assert get(program.port).endswith("end")
+        assert manager.wait("STOPPING")[1]["STATUS"] == "drains and stops"
+        program.wait_alone(None)
+
+
 @pytest.mark.parametrize("group", [False, True])
 def test_a_stop_after_a_reload_waits_for_what_the_old_one_serves(group, tmp_path):
     """systemd kills what is left when the main process ends; with KillMode=control-group
