@@ -62,6 +62,16 @@ class Listeners:
         """Whether one is served, or is just about to be."""
         return any(listener.entered or listener.ready for listener in self.all)
 
+    def slow(self) -> list[Any]:
+        """Return who is to look for slow handlers while such a one may hold its server's loop."""
+        return [
+            listener.slow
+            for listener in self.all
+            if listener.inline_thread is not None
+            and listener.slow is not None
+            and listener.slow.look_at is not None
+        ]
+
     # -- settings ---------------------------------------------------------
 
     def ready_timeout(self) -> float:

@@ -180,6 +180,8 @@ class ServerProcess(BaseProcess):
         # After the last words: what it has taken makes room for more, and nothing tells again.
         self.migration.step()
         self.exit.check()
+        for slow in self.listeners.slow():
+            slow.look()
         if self.machine.over:
             self.exit.watch.check()
         self.supervisor.check()
@@ -205,6 +207,7 @@ class ServerProcess(BaseProcess):
             or self.machine.waits
             or self.driver.jobs_wait
             or self.answers.control.conversations
+            or self.listeners.slow()
             or (near and self.listeners.foreign())
         )
 
@@ -240,6 +243,7 @@ class ServerProcess(BaseProcess):
             self.readiness.deadline(),
             self.supervisor.deadline(),
             self.answers.control.deadline(),
+            *(slow.look_at for slow in self.listeners.slow()),
             self.listeners.deadline() if self.machine.drains else None,
             *(channel.retry_at for channel in self._channels()),
         )

@@ -35,6 +35,15 @@ def _delay(name: str, value: Any) -> None:
     _time(name, value)
 
 
+def _warning(name: str, value: Any) -> None:
+    if value is not None:
+        with suppress(ValueError):
+            _time(name, value)
+            if value:
+                return
+        raise ValueError(f"{name} must be more than 0 seconds, or None for never, not {value!r}")
+
+
 def _flag(name: str, value: Any) -> None:
     if value not in (True, False):
         raise ValueError(f"{name} must be True or False, not {value!r}")
@@ -59,6 +68,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "handshake_timeout": _time,
     "exit_grace": lambda name, value: None if value == "auto" else _time(name, value),
     "keep_pid": lambda _, value: detect.check(value),
+    "handler_warn_after": _warning,
     "tcp_nodelay": _flag,
     "max_handlers": _bound,
     "max_draining": _bound,

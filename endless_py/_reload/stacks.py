@@ -21,16 +21,26 @@ PATIENCE = 0.3  # seconds that a process has to write them
 def lines() -> list[str]:
     """Return a line for each thread of this process, the innermost call last."""
     frames = sys._current_frames()
-    found = []
+    return [_line(thread, frames.get(thread.ident or 0)) for thread in threading.enumerate()]
+
+
+def of(ident: Optional[int]) -> str:
+    """Return such a line for one thread; None: which one it is is not known."""
+    if ident is None:
+        return "in a thread of the program's own"
     for thread in threading.enumerate():
-        frame: Optional[FrameType] = frames.get(thread.ident or 0)
-        calls = []
-        while frame is not None:
-            calls.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
-            frame = frame.f_back
-        kind = "daemon thread" if thread.daemon else "thread"
-        found.append(f"{kind} {thread.name}: {' > '.join(reversed(calls)) or '?'}")
-    return found
+        if thread.ident == ident:
+            return _line(thread, sys._current_frames().get(ident))
+    return "in a thread that threading does not know"
+
+
+def _line(thread: threading.Thread, frame: Optional[FrameType]) -> str:
+    calls = []
+    while frame is not None:
+        calls.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
+        frame = frame.f_back
+    kind = "daemon thread" if thread.daemon else "thread"
+    return f"{kind} {thread.name}: {' > '.join(reversed(calls)) or '?'}"
 
 
 def offer() -> bool:

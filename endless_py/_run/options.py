@@ -22,6 +22,7 @@ _MEANING = {
     "stop_delay": "SECONDS  it goes on accepting after TERM, and is not ready; default: 0",
     "exit_grace": "SECONDS  the program may take to end after its drain; default: auto",
     "keep_pid": "[=auto|yes|no]  whether a reload keeps the pid; default: auto",
+    "handler_warn_after": "SECONDS  after which a handler is named, with its stack; default: none",
     "tcp_nodelay": "[=yes|no]  TCP_NODELAY on accepted connections; default: yes",
     "max_handlers": "NUMBER  of handlers at once in a threading server; default: none",
     "max_draining": "NUMBER  of older generations that drain at once; default: 8",

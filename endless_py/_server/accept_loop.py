@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._server import forking
+from endless_py._server import forking, slow
 from endless_py._server.methods import acts
 from endless_py._server.requests import Requests
 from endless_py._sockets.listener import Binding
@@ -49,6 +49,7 @@ class AcceptLoop:
         self._interval = None if once else poll_interval
         self._requests = Requests(server, once)
         self._parking = self._requests.parking
+        self._slow = slow.watch(self._requests, server)
 
     def run(self) -> bool:
         """Serve; with once, return after one request (True) or at the moment until (False)."""
@@ -58,7 +59,7 @@ class AcceptLoop:
         if poller is None:
             poller = listener.poller = Poller()
         listener.loop_thread = threading.get_ident()
-        listener.settled = None
+        listener.settled, listener.slow = None, self._slow
         finished = True
         self._requests.begin()
         try:
@@ -106,6 +107,8 @@ class AcceptLoop:
             wait = None if ends is None else max(0.0, ends - time.monotonic())
         if parking is not None:
             wait = parking.shorten(wait)
+        if self._slow is not None:
+            wait = self._slow.shorten(wait)
         if listener.arrivals:
             wait = 0.0
         actions = acts(server)
@@ -114,6 +117,8 @@ class AcceptLoop:
         ready, woken = poller.wait(wait)
         if listener.shutdown_requested and not self._once:
             return False
+        if self._slow is not None:
+            self._slow.look()
         acceptable = accepts in ready
         speaks = parked in ready
         ready -= {accepts, parked}

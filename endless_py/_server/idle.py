@@ -108,11 +108,13 @@ class Boundary:
         if self.reads_ahead:
             self.reads_ahead = False
             if _read_ahead(handler):
-                return True
+                return True  # accepted just now: what it runs for counts from there
         try:
             return self._wait(handler, since)
         finally:
             self._speaks()
+            if self._listener.slow is not None and self._connection is not None:
+                self._listener.slow.begins(self._connection)
 
     def _speaks(self) -> None:
         if self._connection is not None and self._connection.idle:

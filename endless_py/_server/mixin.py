@@ -120,6 +120,11 @@ class GracefulMixIn:
                         where something watches it (pid 1, tini and its like, supervisord,
                         runsv, s6-supervise, a systemd unit that cannot be told the new pid,
                         the foreground of a terminal); default "auto"
+    handler_warn_after  seconds after which a handler that still runs is named in the log, once for
+                        each message of its client, with what its thread does; waiting for a message
+                        (HTTP, await_message()) does not count. Forked handlers are not seen, and a
+                        server without threads gets one while it handles something; default None,
+                        no warning
     tcp_nodelay         whether TCP_NODELAY is set on accepted TCP connections; without it
                         a keep-alive exchange of http.server stalls for 40 ms; default true
     max_handlers        how many handlers a threading server runs at once (a forking one has
@@ -154,6 +159,7 @@ class GracefulMixIn:
     stop_delay = 0.0
     exit_grace: Union[float, Literal["auto"], None] = "auto"
     keep_pid: detect.Setting = "auto"
+    handler_warn_after: Optional[float] = None
     tcp_nodelay = True
     max_handlers: Optional[int] = None
     max_draining: Optional[int] = settings.MAX_DRAINING
@@ -272,6 +278,8 @@ class GracefulMixIn:
 
     def process_request_thread(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As ThreadingMixIn's; when its handler's thread ends, a connection is not active."""
+        if self._listener.slow is not None:
+            self._listener.slow.in_thread(request)
         try:
             super().process_request_thread(request, *arguments, **keywords)  # type: ignore[misc]
         finally:

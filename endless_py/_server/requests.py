@@ -57,11 +57,11 @@ class Requests:
         self._forks = forking.is_forking(server)
         self._threads = isinstance(server, socketserver.ThreadingMixIn) and not self._forks
         self.room = Room(server, self._forks, self._threads)
-        self._process: Callable[[Any, Any, Any], None] = self._process_inline
+        self.process: Callable[[Any, Any, Any], None] = self._process_inline
         if self._forks:
-            self._process = forking.fork
+            self.process = forking.fork
         elif starts_threads(server):
-            self._process = _process_request
+            self.process = _process_request
         self._verifies = verifies(server)
         self._reused: Optional[HandlerThreads] = None
         if self._settings.reuse_threads and self._threads and not once:
@@ -120,7 +120,7 @@ class Requests:
             )
             return None
         reused = HandlerThreads(self._server)
-        self._process = reused.process
+        self.process = reused.process
         return reused
 
     def accept(self) -> bool:
@@ -301,7 +301,7 @@ class Requests:
             process.current.counters.fold(connections)
         try:
             if verified or self._verify(request, client_address):
-                self._process(server, request, client_address)
+                self.process(server, request, client_address)
             else:
                 connection.count.alone = 0
                 server.shutdown_request(request)

@@ -84,6 +84,10 @@ class Connection:
     leaves_with: Optional[bytes] = None
     silent_since: Optional[float] = None
     parks = False
+    # For `handler_warn_after`: when the present message came, who handles it, whether it was named.
+    busy_since: Optional[float] = None
+    thread: Optional[int] = None
+    named = False
     transport: Any = None  # the socket that has its descriptor, where that is another one (TLS)
     state = ConnectionState.ACTIVE  # IDLE is not known of forked handlers
 
