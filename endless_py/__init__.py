@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from endless_py import exceptions as exceptions
+    from endless_py import health as health
     from endless_py import http as http
     from endless_py import socketserver as socketserver
     from endless_py import wsgiref as wsgiref
@@ -62,6 +63,7 @@ __all__ = [
     "GracefulMixIn",
     "HTTPSServer",
     "HTTPServer",
+    "HealthError",
     "MultiPathXMLRPCServer",
     "PidFileError",
     "SimpleHTTPRequestHandler",
@@ -154,6 +156,7 @@ _MODULE_OF = {
     "ChannelClosed": "endless_py.exceptions",
     "ChannelError": "endless_py.exceptions",
     "EndlessError": "endless_py.exceptions",
+    "HealthError": "endless_py.exceptions",
     "PidFileError": "endless_py.exceptions",
     "UnsupportedPlatform": "endless_py.exceptions",
     "BaseHTTPRequestHandler": "endless_py.http.server",
@@ -172,6 +175,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = {
     "exceptions": "endless_py.exceptions",
+    "health": "endless_py.health",
     "http": "endless_py.http.server",
     "socketserver": "endless_py.socketserver",
     "wsgiref": "endless_py.wsgiref.simple_server",

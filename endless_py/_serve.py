@@ -17,9 +17,9 @@ from typing import Any, Optional, Sequence
 from endless_py import __version__
 from endless_py._control.entry import COMMANDS, name_of_program
 from endless_py._reload import process
-from endless_py._reload.settings import problem_in_environment
+from endless_py._reload.settings import from_text, problem_in_environment
 from endless_py._support.files import unreadable
-from endless_py.exceptions import EndlessError, PidFileError
+from endless_py.exceptions import EndlessError, HealthError, PidFileError
 from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
 
 
@@ -87,6 +87,13 @@ def _port(word: str) -> int:
     return port
 
 
+def _health(word: str) -> Any:
+    try:
+        return from_text("health", word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=name_of_program(),
@@ -130,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-password-file", metavar="PATH", help="has the key's password")
     parser.add_argument(
         "--pid-file", metavar="PATH", help="keep the serving process's pid there; default: none"
+    )
+    parser.add_argument(
+        "--health",
+        metavar="ADDRESS",
+        type=_health,
+        help="HOST:PORT at which health checks are answered; default: none",
     )
     parser.add_argument(
         "--watch", metavar="PATH", help="reload when this file, folder or symlink changes"
@@ -197,6 +210,8 @@ def main(words: Sequence[str]) -> int:
 
     try:
         kind.pid_file = options.pid_file
+        if options.health is not None:
+            kind.health = options.health
         kind.address_family, address = _address(options.bind, options.port)
         server = kind(address, functools.partial(_handler(options), directory=directory), **tls)
     except PidFileError as error:
@@ -225,4 +240,6 @@ def main(words: Sequence[str]) -> int:
             server.serve_forever()
         except KeyboardInterrupt:
             return 0
+        except HealthError as error:
+            return _fail(str(error), 1)
     return 0

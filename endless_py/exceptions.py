@@ -17,5 +17,9 @@ class ChannelClosed(EndlessError):
     """The other end of the channel is gone."""
 
 
+class HealthError(EndlessError, OSError):
+    """Health checks cannot be answered at the address that is set; the message says why."""
+
+
 class PidFileError(EndlessError, OSError):
     """A pid file that cannot be read, written or trusted; the message says why."""

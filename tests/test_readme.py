@@ -304,6 +304,8 @@ SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
 OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
 OTHERS += ("datagrams.py", "forking.py")
 OTHERS += ("uvicorn_server.py", "hypercorn_server.py", "aiohttp_server.py")  # see tests/asgi
+# Run in tests/server/test_health_page.py.
+OTHERS += ("health_listener.py", "health_mounted.py", "health_wsgi.py")
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -18,6 +18,7 @@ FLOORS = [
     ],
     ["endless_py"],
     ["endless_py._asgi", "endless_py._wsgi"],
+    ["endless_py.health"],
     ["endless_py._api", "endless_py._asyncio", "endless_py.wsgiref", "endless_py.xmlrpc"],
     ["endless_py.http", "endless_py.socketserver"],
     ["endless_py._server"],

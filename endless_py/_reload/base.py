@@ -8,6 +8,7 @@ from collections import deque
 
 from endless_py._handoff.child import Children
 from endless_py._handoff.started import Started
+from endless_py._reload.beside import Beside
 from endless_py._reload.counters import Counters
 from endless_py._reload.driver import Driver
 from endless_py._reload.hooks import Hooks
@@ -75,6 +76,7 @@ class BaseProcess:
         self.signals = Signals(self.on_signal, self.log, self.started)
         self.listeners = Listeners()
         self.counters = Counters()
+        self.beside = Beside()
         self.children = Children()
         self.predecessors = Predecessors(self.children)
         self.successor: Optional[Successor] = None  # the last one that was started

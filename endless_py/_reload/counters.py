@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from endless_py._reload.listener import Listener
     from endless_py._sockets.connection import Connections
 
+_PATIENCE = 2.0  # seconds
 NAMES = (
     "requests",
     "connections_accepted",
@@ -38,6 +39,7 @@ class Counters:
         self._servers: list[tuple[weakref.ref[Listener], Connections]] = []
         self._said: dict[str, int] = {}
         self._said_to: object = None
+        self._heard = threading.Event()  # of what the predecessor has counted
         self.in_forked_child()
 
     def in_forked_child(self) -> None:
@@ -88,6 +90,17 @@ class Counters:
             found["requests"] = self._sums["requests"] + live
             return found
 
+    def scraped(self, drains: bool, has_parent: bool) -> dict[str, int]:
+        """Return the numbers for somebody who asks whichever generation answers, and must see none
+        fall: one that drains tells no more than the next one knows of it, and that one waits a
+        moment until it does.
+        """
+        if drains and self._said:
+            return dict(self._said)
+        if has_parent:
+            self._heard.wait(_PATIENCE)
+        return self.totals()
+
     # -- from one generation to the next ----------------------------------
 
     def hand_on(self, successor: Successor) -> None:
@@ -95,11 +108,12 @@ class Counters:
         said = self._said if self._said_to is successor else {}
         totals = self.totals()
         new = {name: totals[name] - said.get(name, 0) for name in NAMES}
-        if any(new.values()):
+        if any(new.values()) or self._said_to is not successor:
             successor.say("counted", numbers=new)
             self._said, self._said_to = totals, successor
 
     def heard(self, numbers: dict[str, Any]) -> None:
         """A predecessor has counted so much more."""
+        self._heard.set()
         for name in NAMES:
             self.add(name, numbers.get(name, 0))

@@ -90,6 +90,7 @@ class Listener:
         self.parking: Optional[ParkingPlace] = None  # while its loop runs
         self.binding: Optional[Binding] = None
         self.entered = False  # its loop runs, or its program has said ready
+        self.beside = False  # it is not the program's, and only tells how that is
         self.missing = False  # the successor has not adopted it, and is to close its copy first
         self.ready = False  # it serves, and the predecessor knows
         self.unchecked = False  # entered while another thread runs the program's checks

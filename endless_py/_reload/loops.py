@@ -46,7 +46,8 @@ class Loops:
         self._begin(first)
         if not process.machine.accepting:
             listener.move("drain")
-        if first and says:
+        # One that is beside the others may have seen the last of them before that one saw it.
+        if first and (says or (listener.beside and self._readiness.said_by_loop(listener))):
             self._readiness.say([listener])
         process.driver.free(listener)
 

@@ -296,6 +296,7 @@ class ServerProcess(BaseProcess):
         served = self.listeners.forked_for()
         self.reserve.in_forked_child()
         self.counters.in_forked_child()
+        self.beside.in_forked_child()
         self.driver.in_forked_child()
         self.files_lock = threading.RLock()
         self.left_orders.clear()

@@ -50,7 +50,14 @@ class Readiness:
 
     def said_by_loop(self, listener: Listener) -> bool:
         """Whether to enter this server's loop is to say ready."""
+        if listener.beside and self._process.predecessors.living_parent() is not None:
+            # Last of all: until then the predecessor tells how both are.
+            return self._own_are_ready()
         return bool(of(listener.server).ready_on_serve or self._called)
+
+    def _own_are_ready(self) -> bool:
+        own = [s for s in self._process.listeners.all if not s.beside]
+        return bool(own) and all(s.ready for s in own)
 
     def call(self) -> None:
         """The program says it, for every server whose loop does not."""
@@ -84,6 +91,10 @@ class Readiness:
                     if not listener.ready:
                         listener.entered = listener.ready = True
                         said.append(listener)
+            for listener in process.listeners.all if self._own_are_ready() else ():
+                if listener.beside and listener.entered and not listener.ready:
+                    listener.ready = True
+                    said.append(listener)
         self._inherit.restore_error_output()
         parent, orders = process.predecessors.living_parent(), self._orders()
         for listener in said:

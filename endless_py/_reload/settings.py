@@ -54,6 +54,40 @@ def _bound(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be None or at least 1, not {value!r}")
 
 
+def parse_address(value: Any) -> tuple[str, int]:
+    """Return host and port: of such a pair, of HOST:PORT, [IPV6]:PORT, or of a port alone.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, int):
+        value = str(value)
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        bracketed = host[:1] + host[-1:] == "[]"
+        if bracketed == (":" in host) and port.isascii() and port.isdigit():
+            value = (host[1:-1] if bracketed else host or "127.0.0.1"), int(port)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[1], bool):
+        host, port = value
+        if host and isinstance(host, str) and isinstance(port, int) and 0 < port < 65536:
+            return host, port
+    raise ValueError("not an address")
+
+
+def _address(name: str, value: Any) -> None:
+    try:
+        if value is not None:
+            parse_address(value)
+    except ValueError:
+        problem = f"{name} must be HOST:PORT, a pair of both, or None, not {value!r}"
+        raise ValueError(problem) from None
+
+
+def health_address(server: Any) -> Optional[tuple[str, int]]:
+    """Return where a server wants health checks to be answered; None: nowhere of its own."""
+    value = getattr(of(server), "health", None)
+    return None if value is None else parse_address(value)
+
+
 def _path(name: str, value: Any) -> None:
     if value is not None and not isinstance(value, (str, bytes, os.PathLike)):
         raise ValueError(f"{name} must be a path or None, not {value!r}")
@@ -74,6 +108,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_draining": _bound,
     "reuse_threads": _flag,
     "ready_on_serve": _flag,
+    "health": _address,
     "pid_file": _path,
 }
 # What a text stands for, in an option or a variable; else it is a number, or a path.
@@ -87,7 +122,7 @@ PREFIX = "ENDLESS_PY_"  # of the variable with a setting's default: ENDLESS_PY_D
 NAMES = tuple(_CHECKS)
 SWITCHES = (*(name for name, kind in _CHECKS.items() if kind is _flag), "keep_pid")
 # Near a setting, but more likely a program's own.
-_OWN = {"read_timeout", "PID_FILE"}
+_OWN = {"read_timeout", "PID_FILE", "healthy", "HEALTH"}
 
 
 def of(server: Any) -> Any:

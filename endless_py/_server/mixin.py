@@ -17,6 +17,7 @@ from endless_py._reload.listener import Listener
 from endless_py._server import forking
 from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
 from endless_py._server.accept_loop import AcceptLoop, check_free
+from endless_py._server.beside import serve_beside
 from endless_py._sockets.connection import Connection, MigratingConnection
 from endless_py._sockets.keeper import Keeper
 from endless_py._sockets.shared import ListenerSocket
@@ -148,6 +149,9 @@ class GracefulMixIn:
     ready_on_serve      whether entering serve_forever() says ready; with False the program calls
                         endless_py.ready() when it has warmed up, and accepts nothing until
                         then; default true
+    health              (host, port) or "HOST:PORT" at which health checks are answered as long as
+                        it is served: see endless_py.health; HealthError when that cannot be;
+                        default None, no listener for them
     pid_file            path (text or os.PathLike) of a file that has the pid of the process
                         in charge as long as there is one; PidFileError when it is that of
                         another server that lives or is no pid file; default None, no file
@@ -165,6 +169,7 @@ class GracefulMixIn:
     max_draining: Optional[int] = settings.MAX_DRAINING
     reuse_threads = False
     ready_on_serve = True
+    health: Union[tuple[str, int], str, int, None] = None
     pid_file: Union[str, os.PathLike[str], None] = None
 
     if not TYPE_CHECKING:
@@ -201,7 +206,7 @@ class GracefulMixIn:
             serve = super().serve_forever
             if getattr(serve, "__func__", None) is socketserver.BaseServer.serve_forever:
                 check_free(self)
-            serve(*arguments, **keywords)
+            serve_beside(GracefulMixIn, self, lambda: serve(*arguments, **keywords))
 
     _listener = _Record()
 

@@ -23,6 +23,9 @@ class Keeper:
 
     def __init__(self, received: ReceivedListeners) -> None:
         self.received = received
+        self.claims = (
+            True  # an address in use may be that of a process which hands over to this one
+        )
         self.binding: Optional[Binding] = None
         self.looping = False  # a loop of ours accepts, and must never wait in the kernel
         self.shut = False  # the program has shut it down, which another process must not see

@@ -91,10 +91,10 @@ class ListenerSocket(socket.socket):
             super().bind(address)
             return
         keeper.before_bind()
-        keeper.binding = self._bind(address, keeper.received)
+        keeper.binding = self._bind(address, keeper.received, keeper.claims)
         keeper.after_bind()
 
-    def _bind(self, address: Any, received: ReceivedListeners) -> Binding:
+    def _bind(self, address: Any, received: ReceivedListeners, claims: bool) -> Binding:
         adopted = received.adopt(self.family, self.type, address)
         if adopted is not None:
             binding, descriptor = adopted
@@ -113,9 +113,9 @@ class ListenerSocket(socket.socket):
             super().bind(address)
         except OSError as error:
             in_use = error.errno == errno.EADDRINUSE
-            if not in_use or not received.claim(self.family, self.type, address):
+            if not (in_use and claims) or not received.claim(self.family, self.type, address):
                 raise
-            return self._bind(address, received)
+            return self._bind(address, received, False)
         binding = Binding(self.family, self.type, self.getsockname(), address)
         binding.inode = inode_of(address) if is_path else None
         return binding

@@ -14,7 +14,7 @@ from endless_py._wsgi.handler import Service
 from endless_py._wsgi.head import Limits
 from endless_py._wsgi.options import parse
 from endless_py._wsgi.server import make_server
-from endless_py.exceptions import EndlessError
+from endless_py.exceptions import EndlessError, HealthError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -49,9 +49,16 @@ def _run(options: argparse.Namespace) -> int:
             stack.enter_context(server)
             server.serve(service, scheme)
             servers.append(server)
+        if options.health is not None:
+            servers[0].health = options.health  # it serves in the main thread
+        for server in servers[1:]:
+            server.health = None
         prepare.watch(options, directory)
         prepare.say(options.application, [server.server_address for server in servers], scheme)
-        _serve(servers)
+        try:
+            _serve(servers)
+        except HealthError as error:
+            raise prepare.Wrong(str(error)) from None
     return 0
 
 
@@ -74,6 +81,8 @@ def _server(
         "drain_timeout": options.graceful_timeout,
         "pid_file": None if pid_file is None else os.path.join(directory, pid_file),
     }
+    if options.stop_delay is not None:
+        settings["stop_delay"] = options.stop_delay
     try:
         return make_server(address, settings, tls)
     except (OSError, EndlessError, ValueError) as error:

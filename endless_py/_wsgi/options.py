@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from endless_py._reload.settings import from_text
 from endless_py._wsgi import common
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Sequence
+    from typing import Any, Sequence
 
 _ELSEWHERE = {
     **common.ELSEWHERE,
@@ -20,6 +21,13 @@ _ELSEWHERE = {
     "--timeout": "--timeout is not there: gunicorn ends a worker that is silent for so long, and "
     "here is none; see --header-timeout and --body-timeout",
 }
+
+
+def _health(word: str) -> Any:
+    try:
+        return from_text("health", word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +42,18 @@ def parser() -> argparse.ArgumentParser:
         default=16,
         metavar="N",
         help="requests that are handled at once, for each address; default: 16",
+    )
+    found.add_argument(
+        "--health",
+        type=_health,
+        metavar="ADDRESS",
+        help="HOST:PORT at which health checks are answered; default: none",
+    )
+    found.add_argument(
+        "--stop-delay",
+        type=common.seconds,
+        metavar="SECONDS",
+        help="for which it goes on accepting after TERM, and is not ready; default: 0",
     )
     common.add_times(
         found.add_argument,

@@ -1,0 +1,28 @@
+"""What a server wants to be served beside it, while it is."""
+
+from __future__ import annotations
+
+from endless_py._reload import process, settings
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+
+def serve_beside(base: type, server: Any, serve: Callable[[], object]) -> None:
+    """Do serve(), with the listener for health checks that this server asks for.
+
+    base is GracefulMixIn. Raises HealthError where nothing can listen there.
+    """
+    address = settings.health_address(server)
+    if address is None:
+        serve()
+        return
+    from endless_py._server import health  # few servers want it
+
+    beside = process.current.beside
+    beside.begin(address, lambda: health.begin(base, address, settings.of(server)))
+    try:
+        serve()
+    finally:
+        beside.end(address)
