@@ -192,9 +192,11 @@ class DrainSignal:
 
     def __del__(self) -> None:
         # Handlers may look at it for longer than its server lives.
-        with suppress(AttributeError):  # there was no descriptor for it
+        try:  # not suppress(), which may be gone when a daemon thread has kept it to the very end
             self._reader.close()
             self._writer.close()
+        except AttributeError:  # there was no descriptor for it
+            pass
 
 
 class Connections:
