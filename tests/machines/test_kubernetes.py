@@ -62,7 +62,7 @@ def test_its_parts_fit_each_other():
     for name, path in (("readiness", "/readyz"), ("startup", "/livez"), ("liveness", "/livez")):
         assert CONTAINER[f"{name}Probe"]["httpGet"] == {"path": path, "port": "health"}
     needed = float(OPTIONS["stop-delay"]) + float(OPTIONS["graceful-timeout"])
-    assert POD["terminationGracePeriodSeconds"] >= needed + 5
+    assert POD["terminationGracePeriodSeconds"] >= needed + 10
     readiness = CONTAINER["readinessProbe"]
     notices = readiness["periodSeconds"] * readiness["failureThreshold"]
     assert float(OPTIONS["stop-delay"]) >= 2 * notices
