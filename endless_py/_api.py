@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Address = Union[tuple[Any, ...], str, bytes, "os.PathLike[str]"]
     _Hook = TypeVar("_Hook", bound=Callable[[], object])
+    _WorkerHook = TypeVar("_WorkerHook", bound=Callable[[int], object])
 
 
 def reload() -> None:
@@ -308,6 +309,27 @@ def on_drained(hook: _Hook) -> _Hook:
     return hook
 
 
+def on_worker_start(hook: _WorkerHook) -> _WorkerHook:
+    """Have `hook(number)` called in each process that is to serve, before it does; a decorator.
+
+    Here connections to databases, threads and random seeds belong, which a fork must not share.
+    number is the worker's, 0 is that of the leader and of a server without workers. What it raises
+    ends that process: `serve_forever()` fails, or a reload does.
+    """
+    process.current.hooks.worker_start.append(hook)
+    return hook
+
+
+def on_worker_exit(hook: _WorkerHook) -> _WorkerHook:
+    """Have `hook(number)` called in each process that has served, at its end; a decorator.
+
+    In a worker nothing else of the program's runs after `serve_forever()`: neither what follows it
+    nor what `atexit` had before.
+    """
+    process.current.hooks.worker_exit.append(hook)
+    return hook
+
+
 def state() -> dict[str, Any]:
     """Return what this process is doing, in plain types that json can write.
 
@@ -316,9 +338,12 @@ def state() -> dict[str, Any]:
     bridge, servers (address, accepting, active: how many handlers are at work, idle: how many wait
     for their client's next message), successor and predecessors (pid and generation; None and
     empty when there are none), last_reload (None, or at, ok, generation, and seconds or
-    reason), counters (requests, connections_accepted, connections_migrated_in,
-    connections_migrated_out, connections_cut, reloads_done, reloads_failed: since the first
-    generation's start), upgrade (None without an `endless_py.upgrade.Updater`, else what
+    reason), workers (empty where this is the only process of its generation; else number, pid,
+    since, active, idle, served: how many connections and datagrams, those of dead ones with that
+    number included, and memory: the bytes it uses, what it shares counted in parts), counters
+    (requests, connections_accepted, connections_migrated_in, connections_migrated_out,
+    connections_cut, reloads_done, reloads_failed: since the first generation's start; with
+    workers, of this one), upgrade (None without an `endless_py.upgrade.Updater`, else what
     `endless_py.upgrade.status()` returns).
     """
     return process.current.answers.state()

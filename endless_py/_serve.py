@@ -77,6 +77,13 @@ def _check_headers(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f"{options.content_type!r} cannot be a content type")
 
 
+def _workers(word: str) -> Any:
+    try:
+        return from_text("workers", word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _port(word: str) -> int:
     try:
         port = int(word)
@@ -137,6 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-password-file", metavar="PATH", help="has the key's password")
     parser.add_argument(
         "--pid-file", metavar="PATH", help="keep the serving process's pid there; default: none"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        help="processes that serve, or auto: one for each processor; default: 1",
     )
     parser.add_argument(
         "--health",
@@ -210,6 +223,8 @@ def main(words: Sequence[str]) -> int:
 
     try:
         kind.pid_file = options.pid_file
+        if options.workers is not None:
+            kind.workers = options.workers
         if options.health is not None:
             kind.health = options.health
         kind.address_family, address = _address(options.bind, options.port)

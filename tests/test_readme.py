@@ -302,7 +302,7 @@ class Example:
 
 SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
 OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
-OTHERS += ("datagrams.py", "forking.py")
+OTHERS += ("datagrams.py", "forking.py", "workers.py")
 OTHERS += ("uvicorn_server.py", "hypercorn_server.py", "aiohttp_server.py")  # see tests/asgi
 # Run in tests/server/test_health_page.py.
 OTHERS += ("health_listener.py", "health_mounted.py", "health_wsgi.py")
@@ -390,6 +390,20 @@ def test_forked_handlers(tmp_path):
 
     with Example("forking.py", tmp_path).run() as program:
         replaced_under_load(program, ask)
+
+
+def test_workers(tmp_path):
+    with Example("workers.py", tmp_path).run() as program:
+        pid = program.wait_serving()
+        answers = {get(program.port) for _ in range(12)}
+        assert {line.split()[-1] for line in answers} == {"0", "1", "2"}
+        assert len({line.split()[1] for line in answers}) == 3
+        new = program.reload(1, pid)
+        for number in range(3):
+            program.wait(f"worker {number} has served")
+        assert get(program.port).startswith("pid ")
+        os.kill(new, signal.SIGTERM)
+        program.wait_alone(None)
 
 
 def log_of(program: Program, since: int, pids: dict[int, int]) -> str:

@@ -22,6 +22,7 @@ FLOORS = [
     ["endless_py._api", "endless_py._asyncio", "endless_py.wsgiref", "endless_py.xmlrpc"],
     ["endless_py.http", "endless_py.socketserver"],
     ["endless_py._server"],
+    ["endless_py._workers"],
     ["endless_py._reload"],
     ["endless_py._control", "endless_py._handoff"],
     ["endless_py._sockets"],

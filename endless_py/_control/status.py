@@ -191,7 +191,17 @@ def _generations(states: States) -> list[tuple[str, ...]]:
             numbers = (str(server["active"]), str(server["idle"]))
             rows.append((*first, server["address"], *numbers))
             first = [""] * len(first)
+        for worker in state.get("workers") or ():
+            rows.append((*_worker(worker, len(first)),))
     return rows
+
+
+def _worker(worker: dict[str, Any], columns: int) -> list[str]:
+    row = ["", str(worker["pid"]), "", when(worker["since"]), *[""] * (columns - 4)]
+    what = f"worker {worker['number']}, {worker['served']} served"
+    if worker["memory"] is not None:
+        what += f", {worker['memory'] / 1e6:.0f} MB"
+    return [*row, what, str(worker["active"]), str(worker["idle"])]
 
 
 def _connections(states: States) -> list[tuple[str, ...]]:

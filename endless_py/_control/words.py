@@ -20,6 +20,10 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
 def _maybe(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -62,6 +66,19 @@ ANSWERS: dict[str, Check] = {
         servers=_list(_fields(address=is_text, active=is_number, idle=is_number)),
         successor=_maybe(_NEIGHBOUR),
         predecessors=_list(_NEIGHBOUR),
+        workers=_maybe(
+            _list(
+                _fields(
+                    number=is_number,
+                    pid=is_pid,
+                    since=is_time,
+                    active=is_number,
+                    idle=is_number,
+                    served=_is_count,
+                    memory=_maybe(_is_count),
+                )
+            )
+        ),
         last_reload=_maybe(is_report),
         counters=_maybe(are_counts),
         connections=_maybe(

@@ -29,6 +29,30 @@
                              starting           to a bridge: the program is started just now
 
 The greeting that comes before all of them is in `greeting`.
+
+Inside one generation that has workers, over a channel between the leader and each of them:
+
+    leader -> worker         serve              this generation is ready: accept
+                             yield              the next one serves: drain; and whether idle
+                                                connections migrate (through the leader): migrates
+                             resume             it does not any more: accept again
+                             close              nobody accepts on the listener again
+                             stop, force        as to a successor
+                             alone              no older generation drains any more
+                             count              write what you do into the memory that we share
+                             taken, refused ids these connections
+                             connections        (descriptors) idle ones, yours to answer: items
+    worker -> leader         up                 it could accept
+                             connections, taken, refused
+                             shutdown           a handler called the server's shutdown()
+                             order              one called reload() or stop(): what it is, and name
+                             count              have all the others do so
+    leader -> fork server    fork               (a descriptor, the worker's end of its channel):
+                                                number
+                             serve              as to a worker
+    fork server -> leader    forked             so it was: number, pid
+                             failed             it could not be: number, reason
+                             ended              one of them has: pid, status
 """
 
 from __future__ import annotations
@@ -127,6 +151,35 @@ FROM_PREDECESSOR: dict[str, Fields] = {
     "wait_over": {},
     "orphaned": {"reason": is_text},
     "starting": {},
+}
+
+FROM_LEADER: dict[str, Fields] = {
+    "serve": {},
+    "yield": {"migrates": lambda value: isinstance(value, bool)},
+    "resume": {},
+    "close": {},
+    "stop": {},
+    "force": {},
+    "alone": {},
+    "count": {},
+    "taken": {"ids": _are_numbers},
+    "refused": {"ids": _are_numbers},
+    "connections": {"items": _is_list},
+}
+FROM_WORKER: dict[str, Fields] = {
+    "up": {},
+    "connections": {"items": _is_list},
+    "taken": {"ids": _are_numbers},
+    "refused": {"ids": _are_numbers},
+    "shutdown": {},
+    "order": {"what": lambda value: value in ("RELOAD", "STOP", "FORCE"), "name": is_text},
+    "count": {},
+}
+TO_FORK_SERVER: dict[str, Fields] = {"fork": {"number": is_number}, "serve": {}}
+FROM_FORK_SERVER: dict[str, Fields] = {
+    "forked": {"number": is_number, "pid": is_pid},
+    "failed": {"number": is_number, "reason": is_text},
+    "ended": {"pid": is_pid, "status": lambda value: isinstance(value, int)},
 }
 
 

@@ -154,6 +154,7 @@ class Answers:
             "predecessors": [
                 {"pid": p.pid, "generation": p.generation} for p in process.predecessors.living
             ],
+            "workers": process.group.report() if process.group is not None else [],
             "last_reload": self._report.last,
             "counters": process.counters.totals(),
             "upgrade": self.updater.status() if self.updater is not None else None,

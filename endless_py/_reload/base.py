@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Optional, TypeVar
 
     from endless_py._handoff.successor import Successor
+    from endless_py._reload.group import Group
     from endless_py._reload.listener import Listener
 
     _Made = TypeVar("_Made")
@@ -64,6 +65,8 @@ class BaseProcess:
     def __init__(self) -> None:
         self.started = Started()  # before anything else: what it was started with
         self.generation = 0
+        self.group: Optional[Group] = None  # where this generation has more processes
+        self.worker = 0  # its number among them; the leader's, and that of the only one, is 0
         self.bridge = False
         self.orphaned = False  # it was a bridge, or comes from one, and the kept pid is lost
         self.reserve = Reserve()
@@ -97,7 +100,10 @@ class BaseProcess:
 
     def log(self, level: int, template: str, event: str = "", **fields: Any) -> None:
         """Write a line: template % fields. Each kind of event has one name and one template."""
-        number = f"{self.generation} (bridge)" if self.bridge else str(self.generation)
+        kind = "bridge" if self.bridge else ""
+        if self.worker:
+            kind += f"{', ' * bool(kind)}worker {self.worker}"
+        number = f"{self.generation} ({kind})" if kind else str(self.generation)
         log.write(level, number, template, event, fields)
 
     # -- driven -----------------------------------------------------------
@@ -217,6 +223,15 @@ class BaseProcess:
         raise NotImplementedError
 
     # -- everybody --------------------------------------------------------
+
+    def others_ended(self) -> bool:
+        """Whether none of the processes that this one leads lives any more."""
+        return self.group is None or self.group.ended()
+
+    def tell_workers(self, word: str) -> None:
+        """Say a word of the leader's to each worker, where there are any."""
+        if self.group is not None:
+            self.group.tell(word)
 
     def wake(self) -> None:
         """Have the process driven soon; safe in a signal handler and in any thread."""

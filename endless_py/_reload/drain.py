@@ -10,7 +10,7 @@ from functools import partial
 
 from endless_py._reload import hooks
 from endless_py._reload.base import BaseProcess
-from endless_py._reload.exit import let_threads_go
+from endless_py._reload.let_go import let_threads_go
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.report import Report
@@ -41,6 +41,7 @@ class Drain:
         faults.at("stop accepting")
         active, longest = process.listeners.drain(process.hurries and process.machine.stops)
         quiet = process.machine.migrates and not active  # nobody waits for anything
+        quiet = quiet or bool(process.worker)  # the leader says it for all
         process.log(
             log.DEBUG if quiet else log.INFO,
             "%(reason)s; finishing %(requests)d requests, %(limit)s",
@@ -49,6 +50,8 @@ class Drain:
             requests=active,
             limit=say_limit(longest),
         )
+        if process.group is not None:
+            process.group.drains()
         process.wake_all()
 
     def tell_program(self, *_: object) -> None:
@@ -66,6 +69,7 @@ class Drain:
     def close_listeners(self, *_: object) -> None:
         """Nobody will accept on them again."""
         self._process.listeners.close()
+        self._process.tell_workers("close")
 
     def give_up_listeners(self, *_: object) -> None:
         """This process stops, and nobody takes over."""
@@ -80,6 +84,7 @@ class Drain:
             template = "%(reason)s: ends what is still active now"
             self._process.log(log.WARNING, template, "forced", reason=name)
         self._process.listeners.end_drain_time()
+        self._process.tell_workers("force")
 
     # -- the drain's time -------------------------------------------------
 

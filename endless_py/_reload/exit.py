@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ import time
 
 from endless_py._reload import hooks, stacks
 from endless_py._reload.base import BaseProcess
+from endless_py._reload.let_go import let_threads_go
 from endless_py._reload.machine import Event
 from endless_py._reload.migration import Migration
 from endless_py._reload.reexec import Reexec
@@ -26,7 +26,7 @@ from endless_py._support.sigmask import block, unblock
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Iterable, Optional
+    from typing import Optional
 
     from endless_py._handoff.successor import Successor
 
@@ -72,7 +72,7 @@ class Exit:
                 return  # systemd ends what is left of a unit when its main process has ended
         if any(predecessor.channel.partial for predecessor in predecessors):
             return  # it could not be handed on in the middle of a message
-        if not process.listeners.drained():
+        if not (process.listeners.drained() and process.others_ended()):
             return
         if len(self._migration) and process.listeners.cut():
             count = self._migration.leave_to_successor()
@@ -113,7 +113,8 @@ class Exit:
         if kept:
             self._reexec.keep_spare()
         then = ", then this pid starts it anew" if kept and not self._stop.ordered else ""
-        level = log.DEBUG if process.bridge and not self._stop.ordered else log.INFO
+        quiet = process.worker or (process.bridge and not self._stop.ordered)
+        level = log.DEBUG if quiet else log.INFO
         process.log(level, "finished; exiting%(then)s", "finished", then=then)
         if successor is not None:
             process.counters.hand_on(successor)
@@ -319,29 +320,3 @@ def _where(frame: FrameType) -> tuple[str, ...]:
         places.append(f"{current.f_code.co_filename}:{current.f_lineno}")
         current = current.f_back
     return tuple(reversed(places))
-
-
-def let_threads_go(threads: Iterable[threading.Thread]) -> None:
-    """Stop the interpreter's exit from waiting for these threads, which do not end.
-
-    The library has no public way to do this for a thread that runs already. Up to 3.12
-    the exit waits for the locks in a set of threading's, from 3.13 on in a function of C.
-    """
-    left = [thread for thread in threads if thread.is_alive()]
-    locks = getattr(threading, "_shutdown_locks", None)
-    if locks is not None:
-        for thread in left:
-            locks.discard(getattr(thread, "_tstate_lock", None))
-    elif left and hasattr(threading, "_thread_shutdown"):
-        previous = getattr(threading._thread_shutdown, "keywords", {}).get("without", [])
-        threading._thread_shutdown = functools.partial(_join_threads, without=previous + left)
-
-
-def _join_threads(without: list[threading.Thread]) -> None:
-    """As threading's own, for all threads but those."""
-    passed_over = [*without, threading.current_thread(), threading.main_thread()]
-    while True:
-        left = [t for t in threading.enumerate() if not t.daemon and t not in passed_over]
-        if not left:
-            return
-        left[0].join()

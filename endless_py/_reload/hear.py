@@ -211,7 +211,8 @@ class HearPredecessors:
                 process.fire(Event.STARTED)
         else:
             listeners = process.listeners.by_number(predecessor.numbers)
-            migration.receive(predecessor, message, listeners, process)
+            take = migration.arrive if process.group is None else process.group.share
+            migration.receive(predecessor, message, listeners, process, take)
 
     def _ended(self, predecessor: Predecessor) -> None:
         process = self._process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 from endless_py._support import log
@@ -28,6 +29,9 @@ class Hooks:
         self.before_reload: list[Hook] = []
         self.checks: list[Hook] = []
         self.steps: dict[str, list[Hook]] = {READY: [], DRAINING: [], DRAINED: []}
+        # Called with the worker's number.
+        self.worker_start: list[Callable[[int], Any]] = []
+        self.worker_exit: list[Callable[[int], Any]] = []
         self.before_signal: dict[int, list[Hook]] = {}
         self.after_signal: dict[int, list[Hook]] = {}
         self._lock = threading.Lock()
@@ -54,6 +58,16 @@ class Hooks:
         """Call what waits for this step of the process."""
         self.run(self.steps[name], f"{name} hook")
 
+    def run_worker_start(self, number: int) -> None:
+        """Call what prepares a process that is to serve; what it raises goes through."""
+        for hook in list(self.worker_start):
+            hook(number)
+
+    def run_worker_exit(self, number: int) -> None:
+        """Call what a process that has served does at its end."""
+        found: list[Hook] = [_bound(hook, number) for hook in self.worker_exit]
+        self.run(found, "on_worker_exit hook")
+
     def run(self, hooks: list[Hook], kind: str) -> None:
         """Call these; one that raises is logged, and keeps nothing from happening."""
         for hook in list(hooks):
@@ -68,6 +82,10 @@ class Hooks:
                     hook=name_of(hook),
                     reason=repr(error),
                 )
+
+
+def _bound(hook: Callable[[int], Any], number: int) -> Hook:
+    return functools.update_wrapper(functools.partial(hook, number), hook)
 
 
 def name_of(hook: Hook) -> str:

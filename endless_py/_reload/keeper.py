@@ -56,6 +56,7 @@ class ListenerKeeper(Keeper):
             or bool(process.predecessors.living)
             or len(process.children) > 0
             or process.machine.over
+            or process.group is not None
             or (self.binding is not None and self.binding.lent is not None)
         )
 

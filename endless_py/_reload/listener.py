@@ -140,6 +140,14 @@ class Listener:
         self.in_child = True
         self._lock = threading.Lock()
 
+    def begin_again(self) -> None:
+        """In a process that was forked to serve it as well: nothing was done with it yet."""
+        self.in_child = self.entered = self.ready = self.owns_path = False
+        self.drain_signal = self.poller = self.loop_thread = None
+        self.shutdown_requested = False
+        self.connections = Connections()
+        self.arrivals.clear()
+
     def give_up(self) -> None:
         """Nobody will accept on it again: its queue is served, and it is closed."""
         if self.move("close"):

@@ -55,6 +55,8 @@ class Loops:
         """Say ready for every server whose loop does not say it."""
         process = self._process
         platform.require()
+        if process.worker:  # its leader says it for all
+            return
         self._install_signals()
         self._begin()
         self._readiness.call()

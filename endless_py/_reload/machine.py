@@ -19,57 +19,15 @@ logged with both names, and nothing is done.
 
 from __future__ import annotations
 
-import enum
 import time
 from collections import deque
+
+from endless_py._reload.states import Event as Event
+from endless_py._reload.states import State as State
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
-
-
-class State(enum.Enum):
-    """The values are what `status` and the log say."""
-
-    STARTING = "starting"  # no server serves yet
-    SERVING = "serving"  # the incumbent in peace
-    PREPARING = "preparing"  # `before_reload` hooks run; everything is served
-    RELOADING = "reloading"  # a successor was started and is not ready; everything is served
-    ABORTING = "aborting"  # the successor failed and is not reaped yet; everything is served
-    HANDING_BACK = "handing back"  # a bridge waits until the kept pid is ready; it serves
-    DRAINING = "draining"  # the successor serves; active requests finish
-    RETIRING = "retiring"  # so, and the successor's end would not bring the listeners back
-    DELAYING = "stopping soon"  # told to stop, and says so; until then everything is served
-    STOPPING = "stopping"  # told to stop; active requests finish, and nobody takes over
-    DRAINED = "drained"  # nothing is active; every serve_forever() returns
-    REEXEC = "re-exec"  # the interpreter ends; waits until the bridge hands back
-    LEAVING = "leaving"  # the interpreter ends; waits for the end of the processes it answers for
-    ENDED = "ended"  # the process ends, or is replaced in place
-
-
-class Event(enum.Enum):
-    SERVES = "serves"  # the first server is entered
-    LEFT = "left"  # the last loop has ended, without a drain
-    RELOAD = "reload"  # an order
-    PREPARED = "prepared"  # the `before_reload` hooks have passed
-    CANCELLED = "cancelled"  # one of them has raised, or a bridge cannot hand back just now
-    STARTED = "started"  # the kept pid starts the program just now
-    READY = "ready"  # the successor serves all that it has adopted
-    FAILED = "failed"  # the successor is given up
-    REAPED = "reaped"  # the failed successor's process has ended
-    SUPERSEDED = "superseded"  # the successor's own successor serves
-    GONE_FOR_GOOD = "gone for good"  # the successor stops
-    TAKE_BACK = "take back"  # a bridge is to hand back
-    STOP = "stop"  # an order
-    STOP_LATER = "stop later"  # an order, of a server with a `stop_delay`
-    FORCE = "force"  # an order: a second stop, or a force stop
-    FORCED = "forced"  # the successor was told to force its stop, so this process ends as well
-    EMPTY = "empty"  # nothing is active any more
-    EXITING = "exiting"  # the interpreter ends
-    KEPT_PID_EXITS = "kept pid exits"  # so, and the bridge is to hand back
-    STOPPED_PID_EXITS = "stopped pid exits"  # so, and processes it answers for still live
-    HANDED_BACK = "handed back"  # the bridge has, or has died; no signal can come any more
-    ALONE = "alone"  # none of the processes it answers for lives any more
 
 
 S, E = State, Event
@@ -86,6 +44,7 @@ _BEGIN_DRAIN = (
     "drain.tell_program",
     "orders.pass_on_owed_reload",
 )
+_BEGIN_END = ("drain.close_listeners", "drain.begin", "drain.tell_program")
 _FORCE = ("stop.force_predecessors", "drain.force")
 _PASS_ON_STOP = ("stop.pass_on", "supervisor.stopping")
 _PASS_ON_FORCE = ("stop.pass_on_force", "supervisor.stopping", *_FORCE)
@@ -97,6 +56,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.STARTING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.STARTING, E.STOP_LATER): (S.STARTING, ("stop.owe_delayed",)),
     (S.STARTING, E.EXITING): (S.ENDED, ()),
+    (S.STARTING, E.WORKS): (S.SERVING, ()),
     (S.SERVING, E.LEFT): (S.STARTING, ()),
     (S.SERVING, E.RELOAD): (S.PREPARING, ("report.begins", "spawn.prepare")),
     (S.SERVING, E.TAKE_BACK): (S.HANDING_BACK, ("bridge.hand_back",)),
@@ -104,6 +64,8 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.SERVING, E.STOP_LATER): (S.DELAYING, _BEGIN_DELAY),
     (S.SERVING, E.FORCE): (S.STOPPING, (*_BEGIN_STOP, *_FORCE)),
     (S.SERVING, E.EXITING): (S.ENDED, ()),
+    (S.SERVING, E.YIELD): (S.DRAINING, ("drain.begin", "drain.tell_program")),
+    (S.SERVING, E.LEADERLESS): (S.STOPPING, _BEGIN_END),
     (S.PREPARING, E.PREPARED): (S.RELOADING, ("spawn.start",)),
     (S.PREPARING, E.CANCELLED): (S.SERVING, ("report.cancelled",)),
     (S.PREPARING, E.STOP): (S.STOPPING, _BEGIN_STOP),
@@ -146,6 +108,8 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.DRAINING, E.FORCED): (S.DRAINING, ("drain.force",)),
     (S.DRAINING, E.EMPTY): (S.DRAINED, ("exit.finish",)),
     (S.DRAINING, E.EXITING): (S.ENDED, ()),
+    (S.DRAINING, E.RESUME): (S.SERVING, ("resume.serve_again",)),
+    (S.DRAINING, E.LEADERLESS): (S.STOPPING, ("drain.close_listeners",)),
     (S.RETIRING, E.RELOAD): (S.RETIRING, ("orders.pass_on_reload",)),
     (S.RETIRING, E.GONE_FOR_GOOD): (S.RETIRING, ("drain.close_listeners",)),
     (S.RETIRING, E.STOP): (S.RETIRING, _PASS_ON_STOP),
@@ -153,6 +117,7 @@ TABLE: dict[tuple[State, Event], tuple[State, tuple[str, ...]]] = {
     (S.RETIRING, E.FORCED): (S.RETIRING, ("drain.force",)),
     (S.RETIRING, E.EMPTY): (S.DRAINED, ("exit.finish",)),
     (S.RETIRING, E.EXITING): (S.ENDED, ()),
+    (S.RETIRING, E.LEADERLESS): (S.STOPPING, ("drain.close_listeners",)),
     (S.STOPPING, E.FORCE): (S.STOPPING, _FORCE),
     (S.STOPPING, E.FORCED): (S.STOPPING, ("drain.force",)),
     (S.STOPPING, E.EMPTY): (S.DRAINED, ("exit.finish",)),
@@ -205,6 +170,10 @@ IGNORED: dict[tuple[Optional[State], Event], str] = {
     (None, E.KEPT_PID_EXITS): "only a drained process is replaced in place",
     (None, E.STOPPED_PID_EXITS): "it was not told to stop",
     (None, E.EXITING): "it ends already",
+    (None, E.WORKS): "only what was just forked begins as a worker",
+    (None, E.YIELD): "it is told to, or has, already",
+    (None, E.RESUME): "it serves, or has ended; then the leader starts another one",
+    (None, E.LEADERLESS): "it ends already",
 }
 
 # (state, the name of what is owed, the event it leads to), in the order in which it is looked at
@@ -279,6 +248,13 @@ class Machine:
         self.over = state in _OVER
         self.reexecs = state is S.REEXEC
         self.leaves = state is S.LEAVING
+
+    def begin_again(self) -> None:
+        """In a process that was forked to be one of its own: what was under way is not its."""
+        self._events.clear()
+        self._actions.clear()
+        self._moving = False
+        self._set(State.STARTING)
 
     def fire(self, event: Event, *what: Any) -> None:
         """Move, and do what the table says; an event of an action waits until the action is done.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from endless_py._handoff.predecessor import Predecessor
 from endless_py._handoff.words import is_number
 from endless_py._reload.base import BaseProcess
 from endless_py._reload.listener import Listener
@@ -20,9 +19,15 @@ from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Any, Callable, Iterable, Protocol
 
     from endless_py._handoff.channel import Channel, Message
+
+    class Sender(Protocol):
+        """A predecessor, a worker or a leader."""
+
+        def say(self, word: str, **fields: Any) -> None: ...
+
 
 _BATCH = 16
 _BATCH_BYTES = 131072
@@ -66,7 +71,7 @@ class Migration:
             while self._waiting and len(items) < _BATCH and size < _BATCH_BYTES:
                 listener, connection = self._waiting.popleft()
                 if listener.migrates_to is None:
-                    _stay(listener, connection)
+                    stay(listener, connection)
                     continue
                 self._number += 1
                 batch[self._number] = listener, connection
@@ -102,7 +107,7 @@ class Migration:
                 connection.socket.close()
                 self._process.counters.add("connections_migrated_out")
             else:
-                _stay(listener, connection)
+                stay(listener, connection)
 
     def leave_to_successor(self) -> int:
         """The drain's time is over: return how many were on their way.
@@ -129,10 +134,11 @@ class Migration:
         while self._waiting:  # handlers may add meanwhile
             everything.append(self._waiting.popleft())
         for listener, connection in everything:
-            _stay(listener, connection)
+            stay(listener, connection)
 
 
-def _stay(listener: Listener, connection: MigratingConnection) -> None:
+def stay(listener: Listener, connection: MigratingConnection) -> None:
+    """It is served here, be it that nobody else has taken it, or that this process drains."""
     connection.move("stays")
     drain_signal = listener.drain_signal
     if drain_signal is not None and drain_signal.was_sent():
@@ -143,16 +149,23 @@ def _stay(listener: Listener, connection: MigratingConnection) -> None:
     listener.wake()
 
 
+def arrive(listener: Listener, connection: MigratingConnection) -> None:
+    """Have the loop of a listener serve a connection that came without an accept."""
+    listener.arrivals.append(connection)
+    listener.wake()
+
+
 def receive(
-    predecessor: Predecessor,
+    sender: Sender,
     message: Message,
     listeners: dict[int, Listener],
     process: BaseProcess,
+    take: Callable[[Listener, MigratingConnection], None] = arrive,
 ) -> None:
     """Take connections over, as many as there is room for, and tell their sender which ones.
 
-    listeners are ours by the numbers of the predecessor. Raises ChannelError, once all the rest
-    is taken, when something in the message is not right.
+    listeners are ours by the numbers of the sender; take() is what is done with each. Raises
+    ChannelError, once all the rest is taken, when something in the message is not right.
     """
     faults.at("connections received")
     for position in reversed(range(len(message.descriptors))):
@@ -174,8 +187,8 @@ def receive(
             descriptor = message.take(position)  # None: there is no room for it
             if descriptor is not None:
                 try:
-                    listener.arrivals.append(MigratingConnection.from_json(item, descriptor))
-                    listener.wake()
+                    found = MigratingConnection.from_json(item, descriptor)
+                    take(listener, found)
                     taken = True
                 except (KeyError, OSError, TypeError, ValueError) as error:
                     os.close(descriptor)
@@ -185,6 +198,6 @@ def receive(
     process.counters.add("connections_migrated_in", len(answers["taken"]))
     for word, numbers in answers.items():
         if numbers:
-            predecessor.say(word, ids=numbers)
+            sender.say(word, ids=numbers)
     if problem is not None:
         raise ChannelError(problem)

@@ -109,6 +109,8 @@ class Orders:
     def _carry_out(self, order: Order) -> None:
         process, event, name = self._process, order.event, order.name
         assert event is not None
+        if process.group is not None and process.group.refers(event, name, order.number):
+            return
         if order.number == signal.SIGHUP and self.terminal and self.terminal.has_just_gone():
             if not self.terminal.broken and self.terminal.leader in process.predecessors.older:
                 template = "SIGHUP ignored: the terminal went with an older generation"

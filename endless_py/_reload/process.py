@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Callable, Optional
 
+    from endless_py._reload.group import Group
+    from endless_py._reload.signals import Handler
+
 
 class ServerProcess(BaseProcess):
     """This process, with all its steps."""
@@ -119,7 +122,8 @@ class ServerProcess(BaseProcess):
         self.driver.pid = os.getpid()  # the program may have become a daemon since its import
         listener.in_child = False
         self.forks.watch()
-        self.supervisor.know(listener.server)
+        if not self.worker:
+            self.supervisor.know(listener.server)
         self.listeners.add(listener)
         self.counters.know(listener)
         self.reserve.keep(self.machine.accepting)  # some servers accept before they say ready
@@ -148,7 +152,7 @@ class ServerProcess(BaseProcess):
     # -- signals ----------------------------------------------------------
 
     def _install_signals(self, first: bool = False) -> None:
-        if not (platform.missing() or platform.is_subinterpreter()):
+        if not (self.worker or platform.missing() or platform.is_subinterpreter()):
             self.signals.install(first)
             if self.orders.terminal is None:
                 self.orders.terminal = Terminal()
@@ -171,6 +175,8 @@ class ServerProcess(BaseProcess):
         self.stop.check()
         self.hear_predecessors.step()
         self._look_at_successor()
+        if self.group is not None:
+            self.group.step()
         self.resume.reap()
         self.bridging.look()
         self.orders.progress.check()
@@ -198,6 +204,8 @@ class ServerProcess(BaseProcess):
             return False
         if not self.machine.at_peace:
             return True
+        if self.group is not None and self.group.pending():
+            return True
         near = self.predecessors.living or self.children.orphans
         return bool(
             self.left_orders
@@ -219,6 +227,8 @@ class ServerProcess(BaseProcess):
         found.update(self.report.watched())
         found.update(self.inherit.watched())
         found.update(self.bridging.watched())
+        if self.group is not None:
+            found.update(self.group.watched())
         if self.orders.terminal is not None:
             found.update(self.orders.terminal.watched())
         found.pop(-1, None)
@@ -245,6 +255,7 @@ class ServerProcess(BaseProcess):
             self.answers.control.deadline(),
             *(slow.look_at for slow in self.listeners.slow()),
             self.listeners.deadline() if self.machine.drains else None,
+            self.group.deadline() if self.group is not None else None,
             *(channel.retry_at for channel in self._channels()),
         )
         return min((t for t in times if t is not None), default=None)
@@ -317,6 +328,22 @@ class ServerProcess(BaseProcess):
         if self.orders.terminal is not None:
             self.orders.terminal.close()
         self.listeners.in_forked_child(served)
+        if self.group is not None:
+            self.group.in_forked_child()
+        self.group, self.worker = None, 0
+
+    def begin_as_worker(
+        self, number: int, group: Group, listener: Listener, on_signal: Handler
+    ) -> None:
+        """In a process that was forked for that: be a worker of this generation."""
+        self.worker, self.group = number, group
+        self.owed.clear()
+        self.handed = []
+        self.machine.begin_again()
+        listener.begin_again()
+        self.add(listener)
+        self.signals.take_over(on_signal)
+        self.fire(Event.WORKS)
 
 
 current = ServerProcess()

@@ -50,6 +50,8 @@ class Readiness:
 
     def said_by_loop(self, listener: Listener) -> bool:
         """Whether to enter this server's loop is to say ready."""
+        if self._process.worker:  # its leader does
+            return False
         if listener.beside and self._process.predecessors.living_parent() is not None:
             # Last of all: until then the predecessor tells how both are.
             return self._own_are_ready()
@@ -107,6 +109,8 @@ class Readiness:
                 index = listener.binding.index if listener.binding is not None else None
                 faults.at("ready")
                 self._tell(parent, "ready", index)
+        if process.group is not None:
+            process.group.serves()
         self._complete()
 
     def _announce(self, listener: Listener, how: str) -> None:
@@ -280,3 +284,4 @@ class Readiness:
             for listener in self._process.handed[index : index + 1]:
                 if listener.missing:
                     listener.give_up()
+                    self._process.tell_workers("close")

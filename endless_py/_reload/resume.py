@@ -68,6 +68,7 @@ class Resume:
         process.log(log.ERROR, template, "successor_died", successor=successor, reason=why)
         process.listeners.resume()
         process.listeners.accept_again()
+        process.tell_workers("resume")
         if successor.reload_passed_on:
             process.owed["reload"] = "a reload asked for meanwhile"
         for listener in process.listeners.foreign():
@@ -79,3 +80,9 @@ class Resume:
             else:
                 kind = f"on_resume of {listener}"
                 process.driver.later(partial(process.hooks.run, [listener.on_resume], kind))
+
+    def serve_again(self, *_: object) -> None:
+        """In a worker: the leader accepts again."""
+        self._process.listeners.resume()
+        self._process.listeners.accept_again()
+        self._process.wake_all()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
 MAX_DRAINING = 8  # generations: each has the program's memory
+MAX_WORKERS = 512  # processes of one generation
 NO_LIMIT = 10.0 * 365 * 86400  # seconds that None stands for, which every clock can count with
 
 
@@ -52,6 +53,12 @@ def _flag(name: str, value: Any) -> None:
 def _bound(name: str, value: Any) -> None:
     if value is not None and (not isinstance(value, int) or value is True or value < 1):
         raise ValueError(f"{name} must be None or at least 1, not {value!r}")
+
+
+def _number_or_auto(name: str, value: Any) -> None:
+    number = isinstance(value, int) and value is not True and 1 <= value <= MAX_WORKERS
+    if not number and value != "auto":
+        raise ValueError(f'{name} must be 1 to {MAX_WORKERS} processes or "auto", not {value!r}')
 
 
 def parse_address(value: Any) -> tuple[str, int]:
@@ -108,6 +115,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "max_draining": _bound,
     "reuse_threads": _flag,
     "ready_on_serve": _flag,
+    "workers": _number_or_auto,
     "health": _address,
     "pid_file": _path,
 }

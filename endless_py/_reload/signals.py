@@ -295,6 +295,13 @@ class Signals:
         self._late.clear()
         self._close_pipe()
 
+    def take_over(self, handler: Handler) -> None:
+        """In a process that was forked to serve: what the parent's meant is this handler's."""
+        self._handler = handler
+        self._ran, self._late, self._asked = set(), {}, False
+        self.for_main = set()
+        self.install()
+
     def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:
         """It finishes its response; a second order to end, or to force that, ends it."""
         role = self.roles.get(number)

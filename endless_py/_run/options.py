@@ -27,6 +27,7 @@ _MEANING = {
     "max_handlers": "NUMBER  of handlers at once in a threading server; default: none",
     "max_draining": "NUMBER  of older generations that drain at once; default: 8",
     "reuse_threads": "[=yes|no]  whether a thread serves several connections; default: no",
+    "workers": "NUMBER|auto  of processes that accept on the listener; default: 1",
     "health": "ADDRESS  HOST:PORT at which health checks are answered; default: none",
     "pid_file": "PATH  of a file with the pid of the serving process; default: none",
 }

@@ -14,6 +14,14 @@ def serve_beside(base: type, server: Any, serve: Callable[[], object]) -> None:
 
     base is GracefulMixIn. Raises HealthError where nothing can listen there.
     """
+    if settings.of(server).workers == 1:
+        beside_it(base, server, serve)
+    else:  # its thread may only be there once the workers are forked
+        serve()
+
+
+def beside_it(base: type, server: Any, serve: Callable[[], object]) -> None:
+    """As `serve_beside()`, in the process that is to have that listener."""
     address = settings.health_address(server)
     if address is None:
         serve()

@@ -18,6 +18,7 @@ from endless_py._server import forking
 from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
 from endless_py._server.accept_loop import AcceptLoop, check_free
 from endless_py._server.beside import serve_beside
+from endless_py._server.serving import run_loop
 from endless_py._sockets.connection import Connection, MigratingConnection
 from endless_py._sockets.keeper import Keeper
 from endless_py._sockets.shared import ListenerSocket
@@ -27,7 +28,6 @@ from endless_py._support import platform
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Literal, Optional, Union
-
 
 _SERVE_FOREVER = socketserver.BaseServer.serve_forever.__code__
 
@@ -149,6 +149,9 @@ class GracefulMixIn:
     ready_on_serve      whether entering serve_forever() says ready; with False the program calls
                         endless_py.ready() when it has warmed up, and accepts nothing until
                         then; default true
+    workers             how many processes of each generation serve, or "auto": as many as it has
+                        processors; forked as serve_forever() is entered, by when no other threads
+                        may run (docs/workers.md); default 1
     health              (host, port) or "HOST:PORT" at which health checks are answered as long as
                         it is served: see endless_py.health; HealthError when that cannot be;
                         default None, no listener for them
@@ -169,6 +172,7 @@ class GracefulMixIn:
     max_draining: Optional[int] = settings.MAX_DRAINING
     reuse_threads = False
     ready_on_serve = True
+    workers: Union[int, Literal["auto"]] = 1
     health: Union[tuple[str, int], str, int, None] = None
     pid_file: Union[str, os.PathLike[str], None] = None
 
@@ -220,7 +224,7 @@ class GracefulMixIn:
         """
         caller = sys._getframe(1)
         if caller.f_code is _SERVE_FOREVER and self._listener.loop_thread is None:
-            AcceptLoop(self, caller.f_locals["poll_interval"]).run()
+            run_loop(GracefulMixIn, self, caller.f_locals["poll_interval"])
             self._raise_interrupt()
             return True
         return self._listener.shutdown_requested

@@ -126,7 +126,7 @@ class Requests:
     def accept(self) -> bool:
         """Take some requests; whether this server accepts."""
         current, listener = process.current, self._listener
-        most = self._most
+        most = self._most if current.group is None else 1  # the other processes get theirs
         listener.in_accept = True
         try:
             # Looked at after in_accept is set: whoever forbids accepting looks the other way.
@@ -294,7 +294,7 @@ class Requests:
         server = self._server
         request, client_address = connection.request, connection.client_address
         connections = self._listener.connections
-        connections.active[id(request)] = connection
+        connections.begin(connection)
         if self._forks:
             connection.count.alone = 1  # what it counts is lost with its process
         if len(connections.ended) > _MOST_ENDED:

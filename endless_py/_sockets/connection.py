@@ -206,12 +206,18 @@ class Connections:
         self.active: dict[int, Connection] = {}  # by the id() of the request
         self.forked: dict[int, ForkedHandler] = {}  # by pid
         self.parked: dict[int, MigratingConnection] = {}  # by descriptor
+        self.served = 0  # how often one was given to a handler
         self.accepted = 0  # counted by the loop alone
         self.ended: deque[Count] = deque()  # not added up yet
 
     def __len__(self) -> int:
         # What speaks is active before it is parked no more: counted in this order it is not missed.
         return len(self.parked) + len(self.active) + len(self.forked)
+
+    def begin(self, connection: Connection) -> None:
+        """One is given to a handler. Only the server's loop calls this."""
+        self.active[id(connection.request)] = connection
+        self.served += 1
 
     def with_handler(self) -> int:
         """Return how many have a handler."""

@@ -39,6 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     service.keep_alive = options.keep_alive
     service.header_timeout, service.body_timeout = options.header_timeout, options.body_timeout
     service.multithread = options.threads > 1
+    service.multiprocess = options.workers != 1
     service.access_log = prepare.access_log(options, directory)
     tls = prepare.tls(options, directory)
     scheme = "https" if tls else "http"
@@ -79,6 +80,7 @@ def _server(
         "max_handlers": options.threads,
         "request_queue_size": options.backlog,
         "drain_timeout": options.graceful_timeout,
+        "workers": options.workers,
         "pid_file": None if pid_file is None else os.path.join(directory, pid_file),
     }
     if options.stop_delay is not None:

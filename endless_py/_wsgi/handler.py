@@ -34,6 +34,7 @@ class Service:
     body_timeout = 30.0
     access_log: Optional[AccessLog] = None
     multithread = True
+    multiprocess = False
 
     def __init__(self, application: Any, limits: Limits, trust: Trust) -> None:
         self.application = application

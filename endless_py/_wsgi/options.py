@@ -13,14 +13,19 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = {
     **common.ELSEWHERE,
-    "-w": "--workers is not there yet: it runs one process; use --threads",
-    "--workers": "--workers is not there yet: it runs one process; use --threads",
     "-k": "--worker-class is not there: requests are handled in threads",
     "--worker-class": "--worker-class is not there: requests are handled in threads",
     "-t": "-t is not there: gunicorn ends a worker that is silent for so long, and here is none",
     "--timeout": "--timeout is not there: gunicorn ends a worker that is silent for so long, and "
     "here is none; see --header-timeout and --body-timeout",
 }
+
+
+def _workers(word: str) -> Any:
+    try:
+        return from_text("workers", word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _health(word: str) -> Any:
@@ -42,6 +47,14 @@ def parser() -> argparse.ArgumentParser:
         default=16,
         metavar="N",
         help="requests that are handled at once, for each address; default: 16",
+    )
+    found.add_argument(
+        "-w",
+        "--workers",
+        type=_workers,
+        default=1,
+        metavar="N",
+        help="processes, each with its threads, or auto: one for each processor; default: 1",
     )
     found.add_argument(
         "--health",
@@ -92,4 +105,8 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options; ends the process with status 2 where they are wrong."""
-    return common.parse(parser(), words, _ELSEWHERE)
+    found = parser()
+    options = common.parse(found, words, _ELSEWHERE)
+    if options.workers != 1 and len(options.bind or ()) > 1:
+        found.error("--workers is for one address: --bind is given more than once")
+    return options

@@ -54,7 +54,7 @@ class WSGIMixIn:
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": scheme,
             "wsgi.multithread": service.multithread,
-            "wsgi.multiprocess": False,
+            "wsgi.multiprocess": service.multiprocess,
             "wsgi.run_once": False,
             "wsgi.input_terminated": True,
         }

@@ -23,6 +23,7 @@ import kept
 import quiet
 import reloads
 import throughput
+import workers
 from measure import HEAD, NotMeasured, Row, Settings
 
 BENCHMARKS = {
@@ -31,7 +32,7 @@ BENCHMARKS = {
         *(throughput.keepalive, throughput.connections, throughput.cores),
         *(throughput.wsgi, throughput.echo),
         *(reloads.reload, reloads.end, reloads.latency),
-        kept.kept,
+        *(kept.kept, workers.workers),
         *(quiet.idle, quiet.memory, quiet.imports),
     ]
 }

@@ -83,12 +83,13 @@ def server(settings: Settings, library: str, name: str, *more: object):
 
 
 @contextlib.contextmanager
-def gunicorn(settings: Settings):
-    """gunicorn with threads and one worker, with the same answers; its port."""
+def gunicorn(settings: Settings, workers: int = 1):
+    """gunicorn with threads, one worker unless there are more, and the same answers; its port."""
     if importlib.util.find_spec("gunicorn") is None:
         raise NotMeasured("python -m pip install 'endless-py[bench]'")
     port = free_port()
-    words = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "1"]
+    words = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers"]
+    words += [str(workers)]
     words += ["--threads", "16", "--bind", f"127.0.0.1:{port}", "application:application"]
     with Program(command=words, cwd=HERE, env=settings.env()) as program:
         program.wait("Booting worker")

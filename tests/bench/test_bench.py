@@ -23,6 +23,7 @@ ROWS = {
     "end": ["last handler's end"],
     "latency": ["p99 of new connections", "largest of new connections"],
     "kept": ["memory of 5 idle connections; reuse_threads", "20 idle connections", "5 idle"],
+    "workers": ["workers = 2 | workers = 1", "2 workers, 16 threads each", "each further worker"],
     "idle": ["system calls of an idle server"],
     "memory": ["memory of a fresh server"],
     "imports": ["import endless_py"],
@@ -32,6 +33,7 @@ NEEDS = {
     "connections": "wrk",
     "cores": "wrk",
     "wsgi": "wrk",
+    "workers": "wrk",
     "idle": "strace",
 }
 HAS_GIL = "import sys; print(getattr(sys, '_is_gil_enabled', lambda: True)())"

@@ -221,12 +221,33 @@ def test_what_cannot_be_served_is_one_line(words, text):
     assert text in line
 
 
+def test_workers_are_told_of_each_other_and_reloaded_as_one():
+    port = free_port()
+    with wsgi("applications:plain", "-w3", "-b", f"127.0.0.1:{port}") as program:
+        pid = program.wait_serving()
+        assert len({get(port).split()[1] for _ in range(9)}) == 3
+        done = subprocess.run(
+            [sys.executable, "-m", "endless_py", "status", str(pid)],
+            capture_output=True,
+            text=True,
+            env=env(),
+            timeout=TIMEOUT,
+        )
+        assert all(f"worker {number}, " in done.stdout for number in range(3)), done.stdout
+        with Load(port) as load:
+            load.wait_answer("0 ")
+            new = program.reload(1, pid)
+            load.wait_answer("1 ")
+        assert load.lost == []
+        os.kill(new, signal.SIGTERM)
+        program.wait_alone(None)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["-w", "2"], "--workers is not there yet"),
-        (["-w2"], "--workers is not there yet"),
-        (["--workers=2"], "--workers is not there yet"),
+        (["-w", "0"], "workers must be 1 to 512 processes"),
+        (["-w2", "-b", ":1", "-b", ":2"], "--workers is for one address"),
         (["-t", "30"], "-t is not there"),
         (["--threads", "0"], "'0' is not a number of at least 1"),
         (["--keyfile", "x"], "--keyfile requires --certfile"),

@@ -1,0 +1,56 @@
+"""What the steps of a reload know of workers: a generation may be several processes.
+
+The code behind it is in `_workers`, and is not there for a generation of one process.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional, Protocol
+
+    from endless_py._reload.listener import Listener
+    from endless_py._reload.states import Event
+    from endless_py._sockets.connection import MigratingConnection
+
+    class Group(Protocol):
+        """The other processes of this generation: of the leader its workers, or the other way."""
+
+        def step(self) -> None:
+            """Hear what they have said since, and do what is due. By whoever drives."""
+
+        def pending(self) -> bool:
+            """Whether there is, or may soon be, something to do."""
+
+        def watched(self) -> dict[int, int]:
+            """Return the descriptors that lead to `step()`."""
+
+        def deadline(self) -> Optional[float]:
+            """Return the moment (time.monotonic) at which `step()` has something to do."""
+
+        def serves(self) -> None:
+            """This process has said ready; any thread may call this."""
+
+        def drains(self) -> None:
+            """This process begins to drain."""
+
+        def tell(self, word: str) -> None:
+            """Say a word of the leader's to each worker; a worker says it to nobody."""
+
+        def refers(self, event: Event, name: str, number: int) -> bool:
+            """Whether an order is the leader's to carry out, which has heard of it now.
+
+            number is that of the signal that gave it, 0 without one.
+            """
+
+        def share(self, listener: Listener, connection: MigratingConnection) -> None:
+            """Have a connection that came from the predecessor served by one of the processes."""
+
+        def in_forked_child(self) -> None:
+            """It is no forked child's."""
+
+        def ended(self) -> bool:
+            """Whether none of the processes that this one answers for lives."""
+
+        def report(self) -> list[dict[str, Any]]:
+            """Return what `endless_py.state()` says of the workers; any thread may call this."""

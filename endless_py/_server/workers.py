@@ -1,0 +1,114 @@
+"""serve_forever() of a server with workers: forks them, then serves as they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+
+from endless_py._handoff.channel import Channel
+from endless_py._reload import process
+from endless_py._reload.settings import of
+from endless_py._server import forking
+from endless_py._server.accept_loop import AcceptLoop
+from endless_py._server.beside import beside_it
+from endless_py._sockets.exclusive import poller_for
+from endless_py._workers.count import wanted
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    import socket
+    from typing import Any, NoReturn
+
+    from endless_py._workers.team import Team
+
+# Threads of ours that look whether something has changed: they wait, or read files.
+_OURS = {"endless_py watch", "endless_py updater"}
+
+
+def serve(base: type, server: Any, poll_interval: float) -> None:
+    """As AcceptLoop.run(), in as many processes as the server has set; returns in the leader."""
+    current = process.current
+    count = wanted(of(server).workers)
+    if current.worker:
+        raise RuntimeError("a worker serves already: a server of its own belongs to the leader")
+    current.dry_start.end_here()
+    loop = AcceptLoop(server, poll_interval)
+    if count == 1:
+        current.hooks.run_worker_start(0)
+        try:
+            loop.run()
+        finally:
+            current.hooks.run_worker_exit(0)
+        return
+    _check(server, count)
+    team = _make_team(server, poll_interval, count)
+    try:
+        team.start()
+        current.group = team
+        current.hooks.run_worker_start(0)
+        beside_it(base, server, loop.run)
+    finally:
+        try:
+            team.end()
+        finally:
+            current.group = None
+            current.hooks.run_worker_exit(0)
+
+
+def _check(server: Any, count: int) -> None:
+    """Raise RuntimeError or ValueError where workers cannot be forked."""
+    if forking.is_forking(server):
+        raise ValueError(f"workers = {count}: a forking server has processes already, max_children")
+    if process.current.group is not None:
+        raise RuntimeError("another server of this process has workers: only one can")
+    this = threading.current_thread()
+    others = [t.name for t in threading.enumerate() if t is not this and t.name not in _OURS]
+    if others:
+        raise RuntimeError(
+            f"workers = {count}: other threads run ({', '.join(others)}), and a fork beside them "
+            "is not safe; start them in a function for endless_py.on_worker_start()"
+        )
+
+
+def _make_team(server: Any, poll_interval: float, count: int) -> Team:
+    from endless_py._workers.board import Board
+    from endless_py._workers.forkserver import ForkServer
+    from endless_py._workers.team import Team
+    from endless_py._workers.worker import Leader, Membership, run
+
+    current, listener = process.current, server._listener
+    leader_pid, board = os.getpid(), Board(count)
+    others = [other for other in current.listeners.all if other is not listener]
+
+    def work(number: int, sock: socket.socket, blocked: set[int]) -> NoReturn:
+        try:
+            leader = Leader(Channel(sock), leader_pid, current.generation)
+            membership = Membership(current, listener, board, leader, number)
+            current.begin_as_worker(number, membership, listener, membership.on_signal)
+            listener.poller = poller_for(server.fileno())
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        except BaseException as error:
+            os.write(2, f"worker {number} cannot begin: {error!r}\n".encode())
+            os._exit(1)
+        run(membership, current, AcceptLoop(server, poll_interval).run)
+
+    def restore() -> None:
+        current.inherit.restore_error_output()
+
+    def begin_fork_server() -> None:
+        """What only the leader serves is closed in the others."""
+        for other in others:
+            with suppress(OSError, AttributeError):
+                other.server.socket.close()
+        current.received.close()
+        gone, current.received.waiting = current.received.waiting, []
+        for _, descriptor in gone:
+            os.close(descriptor)
+
+    fork_server = ForkServer(work, restore, begin_fork_server)
+    if listener.poller is not None:
+        listener.poller.close()
+    listener.poller = poller_for(server.fileno())
+    return Team(current, listener, board, fork_server)

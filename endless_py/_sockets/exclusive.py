@@ -1,0 +1,89 @@
+"""A poll for a listener that several processes wait for: each client wakes one of them, in turn.
+
+The kernel has a queue of those who wait for a listener. With EPOLLEXCLUSIVE a client wakes the
+first in it that is not at work just now, and no other one. Who is woken leaves the queue here, and
+goes to its end: without that the same one would be woken each time.
+"""
+
+from __future__ import annotations
+
+import select
+from contextlib import suppress
+
+from endless_py._sockets.poller import LONGEST, READ, Poller
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+_EXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 0)
+
+
+class ExclusivePoller(Poller):
+    """As a Poller; `listener` is the descriptor that other processes wait for as well."""
+
+    def __init__(self, listener: int) -> None:
+        super().__init__()
+        self._listener = listener
+        self._woken = False  # by a client, the last time
+        self._poll: Any = select.epoll()
+        self._poll.register(self._self_pipe.fileno(), READ)
+
+    def watch(self, descriptors: dict[int, int]) -> None:
+        if descriptors == self._known:
+            return
+        for descriptor in self._known.keys() - descriptors.keys():
+            self._unregister(descriptor)
+        for descriptor, events in descriptors.items():
+            if self._known.get(descriptor) != events:
+                self._unregister(descriptor)
+                self._register(descriptor, events)
+        self._known = dict(descriptors)
+
+    def add(self, descriptor: int) -> None:
+        self._known[descriptor] = READ
+        self._register(descriptor, READ)
+
+    def discard(self, descriptor: int) -> None:
+        if self._known.pop(descriptor, None) is not None:
+            self._unregister(descriptor)
+
+    def queue_again(self) -> None:
+        """Go to the end of the queue before the next wait, and see who waits to be let in.
+
+        A client may have woken a process that has died since.
+        """
+        self._woken = True
+
+    def wait(self, timeout: Optional[float]) -> tuple[set[int], bool]:
+        if self._woken:
+            self._woken = False
+            if self._listener in self._known:
+                self._unregister(self._listener)
+                self._register(self._listener, READ)
+        seconds = -1.0 if timeout is None else max(0.0, min(timeout, LONGEST))
+        ready = {descriptor for descriptor, _ in self._poll.poll(seconds)}
+        self._woken = self._woken or self._listener in ready
+        interrupted = self._self_pipe.fileno() in ready
+        if interrupted:
+            ready.discard(self._self_pipe.fileno())
+            self._self_pipe.clear()
+        return ready, interrupted
+
+    def _register(self, descriptor: int, events: int) -> None:
+        if descriptor == self._listener:
+            events |= _EXCLUSIVE
+        self._poll.register(descriptor, events)
+
+    def _unregister(self, descriptor: int) -> None:
+        with suppress(OSError, KeyError):  # it was closed, by which the kernel forgets it
+            self._poll.unregister(descriptor)
+
+    def close(self) -> None:
+        super().close()
+        self._poll.close()
+
+
+def poller_for(listener: int) -> Poller:
+    """Return the poll for a shared listener; where the system has no such queue, a plain one."""
+    return ExclusivePoller(listener) if _EXCLUSIVE else Poller()

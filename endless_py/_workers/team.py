@@ -1,0 +1,334 @@
+"""The leader's side: it has its workers started, hears them, and replaces those that die.
+
+A worker is to the leader what a forked handler is to its server, but that it accepts: its idle
+connections come over its channel and migrate from here, and its end is told by that of the channel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import time
+
+from endless_py._handoff import words
+from endless_py._handoff.child import describe
+from endless_py._reload import migration
+from endless_py._reload.base import Order
+from endless_py._reload.listener import Listener
+from endless_py._reload.machine import Event
+from endless_py._reload.process import ServerProcess
+from endless_py._sockets.connection import MigratingConnection
+from endless_py._sockets.exclusive import ExclusivePoller
+from endless_py._support import log
+from endless_py._workers.board import Board
+from endless_py._workers.forkserver import ForkServer
+from endless_py._workers.members import Member
+from endless_py.exceptions import ChannelError
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Optional
+
+    from endless_py._handoff.channel import Message
+
+_END_GRACE = 2.0  # seconds that a worker has to end in when the drain's time is over
+_ANSWER = 0.25  # seconds that `state()` waits for the others
+_STATUS = 0.2  # seconds in which the fork server says how a worker has ended
+
+
+class WorkerFailed(RuntimeError):
+    """A worker has ended before it could accept."""
+
+
+class Team:
+    """The workers of this process, which leads them."""
+
+    def __init__(
+        self, process: ServerProcess, listener: Listener, board: Board, fork_server: ForkServer
+    ) -> None:
+        self._process = process
+        self._listener = listener
+        self._board = board
+        self._fork_server = fork_server
+        self._members = [Member(number) for number in range(1, board.count)]
+        self._turn = itertools.cycle([None, *self._members])
+        self._since = time.time()
+        self._serves = False
+        self._ends = False  # no more are to be started
+        self._alone = False  # they know that no older generation drains
+        self._status_by: dict[int, tuple[Member, float]] = {}  # by pid: its status is due
+
+    # -- the beginning and the end ----------------------------------------
+
+    def start(self) -> None:
+        """Start all of them, and wait until each could accept. Raises OSError, WorkerFailed."""
+        for member in self._members:
+            member.begin(self._fork_server.fork(member.number))
+        poll = select.poll()
+        while not all(member.up for member in self._members):
+            watched = self.watched()
+            for descriptor, events in watched.items():
+                poll.register(descriptor, events)
+            poll.poll()
+            self._hear()
+            for member in self._members:
+                if member.lost is not None:
+                    raise WorkerFailed(f"{member} has ended before it could serve")
+            if not self._fork_server.lives:
+                raise WorkerFailed("the fork server has ended before all workers could serve")
+        self._board.write(0, self._since, (0, 0, 0))
+
+    def end(self) -> None:
+        """The server's loop has ended: they are to end as well."""
+        self._ends = True
+        self.tell("stop")
+        self._fork_server.end()
+        self._fork_server.reap(wait=True)
+        for member in self._members:
+            if member.channel is not None:
+                member.channel.close()  # it finishes what it does
+                member.channel = None
+
+    # -- driven -----------------------------------------------------------
+
+    def step(self) -> None:
+        self._hear()
+        if not self._alone and not self._process.predecessors.living:
+            self._alone = True
+            self.tell("alone")
+        for member in self._members:
+            if member.lost is not None and member.lives:
+                self._ended(member)
+        self._name_the_dead()
+        process = self._process
+        if process.machine.over or process.machine.stops:
+            self._fork_server.end()
+        if not self._fork_server.lives:
+            self._fork_server.reap()
+        if process.machine.drains and process.listeners.cut():
+            for member in self._members:
+                if member.lives and member.kill_at is None and not member.lost:
+                    member.kill_at = time.monotonic() + _END_GRACE
+        for member in self._members:
+            member.kill_late()
+        self._start_again()
+
+    def pending(self) -> bool:
+        return any(member.lost or member.start_at or not member.up for member in self._members)
+
+    def watched(self) -> dict[int, int]:
+        found = self._fork_server.watched()
+        for member in self._members:
+            found.update(member.watched())
+        return found
+
+    def deadline(self) -> Optional[float]:
+        times = [
+            self._fork_server.deadline(),
+            *(member.deadline() for member in self._members),
+            *(due for _, due in self._status_by.values()),
+        ]
+        if not self._fork_server.lives and self._fork_server.pid:
+            times.append(time.monotonic() + 0.01)
+        return min((t for t in times if t is not None), default=None)
+
+    def _hear(self) -> None:
+        for body in self._fork_server.receive():
+            self._heard_fork_server(body)
+        for member in self._members:
+            self._hear_member(member)
+
+    def _hear_member(self, member: Member) -> bool:
+        """Hear what it has said; whether that was anything."""
+        messages = member.receive()
+        for message in messages:
+            wrong = words.problem(words.FROM_WORKER, message.body)
+            try:
+                if wrong:
+                    raise ChannelError(wrong)
+                self._heard(member, message)
+            except ChannelError as error:
+                template = "protocol error of %(worker)s: %(reason)s"
+                self._process.log(
+                    log.ERROR, template, "worker_protocol_error", worker=member, reason=error
+                )
+            message.close()
+        return bool(messages)
+
+    def _heard(self, member: Member, message: Message) -> None:
+        process, body = self._process, message.body
+        word = body["type"]
+        if word == "up":
+            member.up = True
+            self._greet(member)
+        elif word == "connections":
+            take = process.migration.add
+            migration.receive(member, message, {0: self._listener}, process, take)
+        elif word == "shutdown":
+            self._listener.shutdown_requested = True
+            self._listener.wake()
+        elif word == "order":
+            process.leave(Order(Event[body["what"]], f"{body['name']} in {member}"))
+        elif word == "count":
+            self.write()
+            self.tell("count")
+        else:
+            member.answered(self._listener, body["ids"], word == "taken")
+
+    def _greet(self, member: Member) -> None:
+        """It has come while others serve: let it know what they do."""
+        machine = self._process.machine
+        if self._serves:
+            member.say("serve")
+        if self._alone:
+            member.say("alone")
+        if machine.migrates:
+            member.say("yield", migrates=self._listener.migrates_to is not None)
+        elif machine.stops or machine.over:
+            member.say("stop")
+
+    def _heard_fork_server(self, body: dict[str, Any]) -> None:
+        word = body["type"]
+        if word == "ended":
+            self._status(body["pid"], body["status"])
+            return
+        for member in self._members:
+            if member.number != body["number"] or not member.lives:
+                continue
+            if word == "forked":
+                member.pid = body["pid"]
+            else:
+                member.lost = f"it could not be forked: {body['reason']}"
+
+    # -- their ends -------------------------------------------------------
+
+    def _ended(self, member: Member) -> None:
+        process = self._process
+        member.ended(self._listener)
+        self._board.clear(member.number)
+        poller = self._listener.poller
+        if isinstance(poller, ExclusivePoller):
+            poller.queue_again()  # a client may have woken it alone
+            poller.interrupt()
+        if self._ends or not process.machine.accepting:
+            return
+        if member.pid and self._fork_server.lives:
+            self._status_by[member.pid] = member, time.monotonic() + _STATUS
+        else:
+            self._plan(member, member.lost or "has ended")
+
+    def _status(self, pid: int, status: int) -> None:
+        """The fork server says how one has ended; that may come before the end of its channel."""
+        for member in self._members:
+            if member.pid == pid and member.lives:
+                while self._hear_member(member):
+                    pass  # all that it has said is there
+                member.lost = member.lost or "has ended"
+                self._ended(member)
+        member_and_due = self._status_by.pop(pid, None)
+        if member_and_due is not None:
+            self._plan(member_and_due[0], describe(status))
+
+    def _name_the_dead(self) -> None:
+        now = time.monotonic()
+        for pid, (member, due) in list(self._status_by.items()):
+            if now >= due or not self._fork_server.lives:
+                del self._status_by[pid]
+                self._plan(member, "has ended")
+
+    def _plan(self, member: Member, how: str) -> None:
+        process = self._process
+        if self._fork_server.lives:
+            pause = member.plan()
+            when = f"in {pause:g} s" if pause else "now"
+            template = "%(worker)s %(status)s; another one is started %(when)s"
+            process.log(log.ERROR, template, "worker_ended", worker=member, status=how, when=when)
+        else:
+            template = "%(worker)s %(status)s, and so has the fork server; a reload replaces all"
+            process.log(log.ERROR, template, "fork_server_ended", worker=member, status=how)
+            process.leave(Order(Event.RELOAD, f"the end of {member}"))
+
+    def _start_again(self) -> None:
+        process = self._process
+        if not self._fork_server.lives or not self._listener.accepting:
+            return
+        if self._ends or not process.machine.accepting:
+            return
+        now = time.monotonic()
+        for member in self._members:
+            planned = member.pid in self._status_by
+            if member.lives or planned or (member.start_at or 0.0) > now:
+                continue
+            try:
+                member.begin(self._fork_server.fork(member.number))
+            except OSError as error:
+                pause = max(member.plan(), 1.0)
+                member.start_at = now + pause
+                template = "%(worker)s cannot be started: %(reason)s; tried again in %(seconds)g s"
+                process.log(
+                    log.ERROR,
+                    template,
+                    "worker_not_started",
+                    worker=member,
+                    reason=error,
+                    seconds=pause,
+                )
+
+    # -- what the process does --------------------------------------------
+
+    def serves(self) -> None:
+        if not self._serves and self._listener.ready:
+            self._serves = True
+            self._fork_server.say("serve")
+            self.tell("serve")
+
+    def drains(self) -> None:
+        if self._process.machine.migrates:
+            migrates = self._listener.migrates_to is not None
+            for member in self._members:
+                member.say("yield", migrates=migrates)
+        else:
+            self.tell("stop")
+
+    def tell(self, word: str) -> None:
+        if word == "close":
+            self._fork_server.end()  # it has the listener, too
+        for member in self._members:
+            member.say(word)
+
+    def refers(self, event: Event, name: str, number: int) -> bool:
+        return False
+
+    def share(self, listener: Listener, connection: MigratingConnection) -> None:
+        for _ in range(len(self._members) + 1):
+            member = next(self._turn)
+            if member is None or listener is not self._listener:
+                break
+            if member.up and member.lost is None:
+                member.pass_on(connection)
+                return
+        migration.arrive(listener, connection)
+
+    def in_forked_child(self) -> None:
+        for member in self._members:
+            if member.channel is not None:
+                member.channel.close()
+        self._fork_server.in_forked_child()
+
+    def ended(self) -> bool:
+        return not any(member.lives for member in self._members)
+
+    # -- what all of them do ----------------------------------------------
+
+    def write(self) -> None:
+        """Say how it is with this process."""
+        active, idle = self._listener.connections.counts()
+        self._board.write(0, self._since, (active - idle, idle, self._listener.connections.served))
+
+    def report(self) -> list[dict[str, Any]]:
+        before = self._board.written()
+        self.write()
+        self.tell("count")
+        numbers = [member.number for member in self._members if member.up]
+        self._board.wait(before, numbers, _ANSWER)
+        return self._board.report()

@@ -1,0 +1,281 @@
+"""A worker's side: its leader stands where a successor stands, and decides.
+
+It has no neighbour but the leader, is asked by no command, and owns no pid file. What signals say
+is for the leader, whom those of a terminal or of a service manager reach as well.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+
+from endless_py._handoff import words
+from endless_py._handoff.channel import Channel, Message
+from endless_py._reload import migration
+from endless_py._reload.listener import Listener
+from endless_py._reload.machine import Event
+from endless_py._reload.process import ServerProcess
+from endless_py._reload.signals import CALL
+from endless_py._sockets.connection import MigratingConnection
+from endless_py._sockets.poller import READ, WRITE
+from endless_py._support import log
+from endless_py._workers.board import Board
+from endless_py.exceptions import ChannelClosed, ChannelError
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, Callable, NoReturn, Optional
+
+_FLUSH = 1.0  # seconds that the last words to the leader may take
+_LOOK = 0.002
+_ANSWER = 0.25  # seconds that `state()` waits for the others
+
+
+class Leader:
+    """The leader, where the steps of a reload see a successor. Raises nothing, starts nothing."""
+
+    bridge = False
+    superseded = False
+    reload_passed_on = False
+    failure_noted = False
+    child = crowd = started = first_ready = None
+
+    def __init__(self, channel: Channel, pid: int, generation: int) -> None:
+        self.channel = channel
+        self.pid, self.generation = pid, generation
+        self.failure: Optional[str] = None
+        self.bindings: list[Any] = []
+        self.adopted: set[int] = set()
+        self.ready: set[int] = set()
+
+    def __str__(self) -> str:
+        return f"its leader (pid {self.pid})"
+
+    def say(self, word: str, *_: object, **__: object) -> None:
+        """What a successor would be told the leader's own successor is told by the leader."""
+
+    def receive(self) -> list[Message]:
+        """What it says is heard by `Membership`."""
+        return []
+
+    def begun(self, wait: bool = False) -> bool:
+        return True
+
+    def fail(self, reason: str, kill_after: float = 0.0) -> None:
+        self.failure = reason
+
+    def close(self) -> None:
+        pass
+
+    def leave_open(self) -> None:
+        pass
+
+    def in_forked_child(self) -> None:
+        pass
+
+
+class Membership:
+    """What this process is as a worker."""
+
+    def __init__(
+        self,
+        process: ServerProcess,
+        listener: Listener,
+        board: Board,
+        leader: Leader,
+        number: int,
+    ) -> None:
+        self._process = process
+        self._listener = listener
+        self._board = board
+        self._number = number
+        self._leader = leader
+        self._channel = leader.channel
+        self._since = time.time()
+        self._served_before = board.served_before(number)
+        self.leaderless = False
+
+    def say(self, word: str, **fields: Any) -> None:
+        self._channel.send({"type": word, **fields})
+
+    def flush(self, seconds: float) -> None:
+        """Send what waits to be sent, at the end of this process."""
+        until = time.monotonic() + seconds
+        while self._channel.sending and time.monotonic() < until:
+            time.sleep(_LOOK)
+            self._channel.flush()
+
+    # -- driven -----------------------------------------------------------
+
+    def step(self) -> None:
+        if self.leaderless:
+            return
+        try:
+            self._channel.flush()
+            messages = self._channel.receive()
+        except ChannelClosed:
+            self._lost("it has ended")
+            return
+        except ChannelError as error:
+            self._lost(f"protocol error: {error}")
+            return
+        for message in messages:
+            wrong = words.problem(words.FROM_LEADER, message.body)
+            try:
+                if wrong:
+                    raise ChannelError(wrong)
+                self._heard(message)
+            except ChannelError as error:
+                template = "protocol error of the leader: %(reason)s"
+                self._process.log(log.ERROR, template, "leader_protocol_error", reason=error)
+            message.close()
+
+    def _heard(self, message: Message) -> None:
+        process, listener, body = self._process, self._listener, message.body
+        word = body["type"]
+        if word == "serve":
+            process.inherit.restore_error_output()
+            listener.entered = listener.ready = True
+            if process.machine.accepting:
+                listener.move("ready")
+            listener.wake()
+        elif word == "yield":
+            listener.migrates_to = 0 if body["migrates"] else None
+            process.successor = self._leader  # type: ignore[assignment]
+            process.fire(Event.YIELD, "the next generation serves")
+        elif word == "resume":
+            process.fire(Event.RESUME)
+            if process.machine.at_peace:
+                process.successor = None
+                listener.migrates_to = None
+                listener.owns_path = False
+        elif word == "close":
+            process.fire(Event.GONE_FOR_GOOD, "the listener is closed")
+        elif word == "stop":
+            process.fire(Event.STOP, "its leader stops")
+        elif word == "force":
+            process.fire(Event.FORCED, "its leader's order")
+        elif word == "alone":
+            process.predecessors.none_lives.set()
+        elif word == "count":
+            self.write()
+        elif word == "connections":
+            migration.receive(self, message, {0: listener}, process)
+        else:
+            process.migration.answered(body["ids"], word == "taken")
+
+    def _lost(self, why: str) -> None:
+        """Nobody leads any more: what is active finishes, and the address is to be free."""
+        process = self._process
+        self.leaderless = True
+        self._listener.migrates_to = None
+        process.successor = None
+        if process.machine.at_peace or process.machine.migrates:
+            template = "its leader is gone: %(reason)s; this worker finishes and ends"
+            process.log(log.WARNING, template, "leader_gone", reason=why)
+        process.fire(Event.LEADERLESS, "its leader is gone")
+        process.wake_all()
+
+    def pending(self) -> bool:
+        return False
+
+    def watched(self) -> dict[int, int]:
+        if self.leaderless:
+            return {}
+        return {self._channel.fileno(): READ | (WRITE if self._channel.waits_for_room else 0)}
+
+    def deadline(self) -> Optional[float]:
+        return None if self.leaderless else self._channel.retry_at
+
+    # -- what the process does --------------------------------------------
+
+    def serves(self) -> None:
+        """Its leader says so."""
+
+    def drains(self) -> None:
+        """It leads nobody."""
+
+    def tell(self, word: str) -> None:
+        """It leads nobody."""
+
+    def refers(self, event: Event, name: str, number: int) -> bool:
+        """A signal to this process is none to the generation; a call of reload() is."""
+        if self.leaderless or event not in (Event.RELOAD, Event.STOP, Event.FORCE):
+            return False
+        if not number:
+            self.say("order", what=event.name, name=name)
+        return True
+
+    def share(self, listener: Listener, connection: MigratingConnection) -> None:
+        migration.arrive(listener, connection)
+
+    def in_forked_child(self) -> None:
+        self._channel.close()
+
+    def ended(self) -> bool:
+        """Whether all that was said has gone."""
+        return self.leaderless or not self._channel.sending
+
+    def on_signal(self, number: int, frame: Optional[FrameType]) -> None:
+        """In a signal handler. What a signal asks of the generation is for the leader to do."""
+        process = self._process
+        role = process.signals.roles.get(number)
+        if number == getattr(signal, CALL) or role is None or self.leaderless:
+            process.on_signal(number, frame)
+
+    # -- what all of them do ----------------------------------------------
+
+    def write(self) -> None:
+        """Say how it is with this process."""
+        active, idle = self._listener.connections.counts()
+        served = self._served_before + self._listener.connections.served
+        self._board.write(self._number, self._since, (active - idle, idle, served))
+
+    def report(self) -> list[dict[str, Any]]:
+        before = self._board.written()
+        self.write()
+        numbers = [row["number"] for row in self._board.report()]
+        if not self.leaderless:
+            self.say("count")
+            self._board.wait(before, [n for n in numbers if n != self._number], _ANSWER)
+        return self._board.report()
+
+
+def run(membership: Membership, process: ServerProcess, serve: Callable[[], bool]) -> NoReturn:
+    """Be a worker until the end of its process; serve() is the server's loop.
+
+    What the program does after its serve_forever(), and at its exit, is the leader's alone.
+    """
+    number, status = process.worker, 1
+    try:
+        atexit._clear()  # what the program has is the leader's
+        process.hooks.run_worker_start(number)
+        membership.write()
+        membership.say("up")
+        if not serve() and not process.released:
+            membership.say("shutdown")
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        with suppress(Exception):
+            traceback.print_exc()
+    finally:
+        try:
+            process.hooks.run_worker_exit(number)
+            atexit._run_exitfuncs()  # what was begun here
+            children: Any = sys.modules.get("multiprocessing.util")
+            if children is not None:
+                children._exit_function()
+            membership.flush(_FLUSH)
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+        finally:
+            os._exit(status)
