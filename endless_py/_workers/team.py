@@ -215,7 +215,7 @@ class Team:
         if member.pid and self._fork_server.lives:
             self._status_by[member.pid] = member, time.monotonic() + _STATUS
         else:
-            self._plan(member, member.lost or "has ended")
+            self._plan(member, member.lost or "which has ended")
 
     def _status(self, pid: int, status: int) -> None:
         """The fork server says how one has ended; that may come before the end of its channel."""
@@ -234,17 +234,17 @@ class Team:
         for pid, (member, due) in list(self._status_by.items()):
             if now >= due or not self._fork_server.lives:
                 del self._status_by[pid]
-                self._plan(member, "has ended")
+                self._plan(member, "which has ended")
 
     def _plan(self, member: Member, how: str) -> None:
         process = self._process
         if self._fork_server.lives:
             pause = member.plan()
             when = f"in {pause:g} s" if pause else "now"
-            template = "%(worker)s %(status)s; another one is started %(when)s"
+            template = "lost %(worker)s, %(status)s; another one is started %(when)s"
             process.log(log.ERROR, template, "worker_ended", worker=member, status=how, when=when)
         else:
-            template = "%(worker)s %(status)s, and so has the fork server; a reload replaces all"
+            template = "lost %(worker)s, %(status)s, and the fork server; a reload replaces all"
             process.log(log.ERROR, template, "fork_server_ended", worker=member, status=how)
             process.leave(Order(Event.RELOAD, f"the end of {member}"))
 
@@ -264,7 +264,7 @@ class Team:
             except OSError as error:
                 pause = max(member.plan(), 1.0)
                 member.start_at = now + pause
-                template = "%(worker)s cannot be started: %(reason)s; tried again in %(seconds)g s"
+                template = "cannot start %(worker)s: %(reason)s; tried again in %(seconds)g s"
                 process.log(
                     log.ERROR,
                     template,

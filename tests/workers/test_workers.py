@@ -261,7 +261,9 @@ def test_a_worker_that_is_killed_is_replaced():
         pid = program.wait_serving()
         before = workers(program.port)
         os.kill(before[1], signal.SIGKILL)
-        program.wait(rf"worker 1 \(pid {before[1]}\) killed by SIGKILL; another one is started now")
+        program.wait(
+            rf"lost worker 1 \(pid {before[1]}\), killed by SIGKILL; another one is started now"
+        )
         until(lambda: len(workers(program.port)) == 3)
         after = workers(program.port)
         assert after[0] == pid
@@ -304,7 +306,7 @@ def test_a_fork_server_that_is_killed_costs_a_reload_only_with_the_next_worker()
         until(lambda: fork_server not in program.pids())
         assert workers(program.port) == pids
         os.kill(pids[2], signal.SIGKILL)
-        program.wait("so has the fork server; a reload replaces all")
+        program.wait("and the fork server; a reload replaces all")
         new = program.wait_serving(1)
         wait_settled(program, new)
         program.stop(new)
