@@ -13,7 +13,7 @@ import weakref
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable, Optional
 
     from endless_py._handoff.successor import Successor
     from endless_py._reload.listener import Listener
@@ -40,11 +40,25 @@ class Counters:
         self._said: dict[str, int] = {}
         self._said_to: object = None
         self._heard = threading.Event()  # of what the predecessor has counted
+        # Returns what the other processes of this generation have counted, by what they last said.
+        self.beside: Optional[Callable[[], dict[str, int]]] = None
         self.in_forked_child()
 
     def in_forked_child(self) -> None:
         """Another thread may have held it."""
         self._lock = threading.Lock()
+
+    def begin_again(self) -> None:
+        """In a worker: what was counted before it was forked its leader tells."""
+        self._sums, self._servers = dict.fromkeys(NAMES, 0), []
+        self._said, self._said_to = {}, None
+
+    def end_beside(self) -> None:
+        """The others have ended: what they have counted is kept here from now on."""
+        if self.beside is not None:
+            for name, number in self.beside().items():
+                self.add(name, number)
+            self.beside = None
 
     def know(self, listener: Listener) -> None:
         """Count what this server does; of those that are gone only the sums are kept."""
@@ -78,7 +92,14 @@ class Counters:
         self._sums["requests"] += total
 
     def totals(self) -> dict[str, int]:
-        """Return every number, as `state()` shows it."""
+        """Return every number of this generation and those before, as `state()` shows it."""
+        found = self.own()
+        for name, number in (self.beside() if self.beside is not None else {}).items():
+            found[name] += number
+        return found
+
+    def own(self) -> dict[str, int]:
+        """Return what this process has counted, and been handed by its predecessor."""
         with self._lock:
             found, live = dict(self._sums), 0
             for _, connections in self._servers:

@@ -340,6 +340,7 @@ class ServerProcess(BaseProcess):
         self.owed.clear()
         self.handed = []
         self.machine.begin_again()
+        self.counters.begin_again()
         listener.begin_again()
         self.add(listener)
         self.signals.take_over(on_signal)

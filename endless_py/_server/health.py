@@ -77,6 +77,7 @@ def begin(base: type, address: tuple[str, int], owner: Any) -> Callable[[], None
         "max_handlers": _MOST,
         "ready_on_serve": True,
         "reuse_threads": False,
+        "workers": 1,
     }
     kind: Any = type("HealthServer", (base, http.server.ThreadingHTTPServer), own)
     try:

@@ -47,6 +47,7 @@ def serve(base: type, server: Any, poll_interval: float) -> None:
     try:
         team.start()
         current.group = team
+        current.counters.beside = team.counted
         current.hooks.run_worker_start(0)
         beside_it(base, server, loop.run)
     finally:
@@ -54,6 +55,7 @@ def serve(base: type, server: Any, poll_interval: float) -> None:
             team.end()
         finally:
             current.group = None
+            current.counters.end_beside()
             current.hooks.run_worker_exit(0)
 
 
@@ -87,6 +89,7 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
             leader = Leader(Channel(sock), leader_pid, current.generation)
             membership = Membership(current, listener, board, leader, number)
             current.begin_as_worker(number, membership, listener, membership.on_signal)
+            current.counters.beside = membership.counted
             listener.poller = poller_for(server.fileno())
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         except BaseException as error:

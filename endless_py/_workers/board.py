@@ -12,11 +12,15 @@ import struct
 import time
 from contextlib import suppress
 
+from endless_py._reload.counters import NAMES
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Optional
 
-_ROW = struct.Struct("=qdqqqq")  # pid, since, active, idle, served, how often it was written
+# pid, since, active, idle, served, how often it was written, and what it has counted
+_ROW = struct.Struct(f"=qdqqqq{len(NAMES)}q")
+_NONE = dict.fromkeys(NAMES, 0)
 
 
 class Board:
@@ -26,15 +30,19 @@ class Board:
         self.count = count
         self._memory = mmap.mmap(-1, _ROW.size * count)
 
-    def write(self, number: int, since: float, counts: tuple[int, int, int]) -> None:
+    def write(
+        self, number: int, since: float, counts: tuple[int, int, int], counted: dict[str, int]
+    ) -> None:
         """Say how it is with this process; counts are the active, the idle, and all served."""
         row = os.getpid(), since, *counts, self._row(number)[5] + 1
-        _ROW.pack_into(self._memory, number * _ROW.size, *row)
+        rest = (counted[name] for name in NAMES)
+        _ROW.pack_into(self._memory, number * _ROW.size, *row, *rest)
 
     def clear(self, number: int) -> None:
-        """Its process has ended. What it has served stays in the sum."""
+        """Its process has ended. What it has served and counted stays in the sums."""
         row = self._row(number)
-        _ROW.pack_into(self._memory, number * _ROW.size, 0, 0.0, 0, 0, row[4], row[5] + 1)
+        cleared = 0, 0.0, 0, 0, row[4], row[5] + 1, *row[6:]
+        _ROW.pack_into(self._memory, number * _ROW.size, *cleared)
 
     def written(self) -> list[int]:
         """Return how often each was written."""
@@ -43,6 +51,19 @@ class Board:
     def served_before(self, number: int) -> int:
         """Return how many those who had this number before have served."""
         return int(self._row(number)[4])
+
+    def counted(self, number: int) -> dict[str, int]:
+        """Return what those with this number have counted."""
+        return dict(zip(NAMES, self._row(number)[6:]))
+
+    def counted_beside(self, number: int) -> dict[str, int]:
+        """Return what all the others have counted."""
+        found = dict(_NONE)
+        for other in range(self.count):
+            if other != number:
+                for name, value in self.counted(other).items():
+                    found[name] += value
+        return found
 
     def wait(self, before: list[int], numbers: list[int], seconds: float) -> None:
         """Wait until these have written anew, but no longer than that."""
@@ -55,7 +76,7 @@ class Board:
 
     def report(self) -> list[dict[str, Any]]:
         """Return what all have written, as `endless_py.state()` shows it."""
-        rows = [(number, *self._row(number)) for number in range(self.count)]
+        rows = [(number, *self._row(number)[:6]) for number in range(self.count)]
         return [
             {
                 "number": number,

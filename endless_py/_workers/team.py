@@ -76,7 +76,7 @@ class Team:
                     raise WorkerFailed(f"{member} has ended before it could serve")
             if not self._fork_server.lives:
                 raise WorkerFailed("the fork server has ended before all workers could serve")
-        self._board.write(0, self._since, (0, 0, 0))
+        self._board.write(0, self._since, (0, 0, 0), self._process.counters.own())
 
     def end(self) -> None:
         """The server's loop has ended: they are to end as well."""
@@ -323,7 +323,12 @@ class Team:
     def write(self) -> None:
         """Say how it is with this process."""
         active, idle = self._listener.connections.counts()
-        self._board.write(0, self._since, (active - idle, idle, self._listener.connections.served))
+        counts = active - idle, idle, self._listener.connections.served
+        self._board.write(0, self._since, counts, self._process.counters.own())
+
+    def counted(self) -> dict[str, int]:
+        """Return what the workers have counted, by what they last said."""
+        return self._board.counted_beside(0)
 
     def report(self) -> list[dict[str, Any]]:
         before = self._board.written()

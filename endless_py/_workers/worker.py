@@ -99,6 +99,7 @@ class Membership:
         self._channel = leader.channel
         self._since = time.time()
         self._served_before = board.served_before(number)
+        self._counted_before = board.counted(number)
         self.leaderless = False
 
     def say(self, word: str, **fields: Any) -> None:
@@ -235,7 +236,17 @@ class Membership:
         """Say how it is with this process."""
         active, idle = self._listener.connections.counts()
         served = self._served_before + self._listener.connections.served
-        self._board.write(self._number, self._since, (active - idle, idle, served))
+        counted = self._process.counters.own()
+        for name, value in self._counted_before.items():
+            counted[name] += value
+        self._board.write(self._number, self._since, (active - idle, idle, served), counted)
+
+    def counted(self) -> dict[str, int]:
+        """Return what the other processes have counted, and those before with this number."""
+        found = self._board.counted_beside(self._number)
+        for name, value in self._counted_before.items():
+            found[name] += value
+        return found
 
     def report(self) -> list[dict[str, Any]]:
         before = self._board.written()
@@ -273,6 +284,7 @@ def run(membership: Membership, process: ServerProcess, serve: Callable[[], bool
             children: Any = sys.modules.get("multiprocessing.util")
             if children is not None:
                 children._exit_function()
+            membership.write()
             membership.flush(_FLUSH)
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):

@@ -17,7 +17,7 @@ import urllib.request
 
 import pytest
 from custom_code import custom
-from harness import TIMEOUT, Load, Program, environment, first, free_port, get
+from harness import TIMEOUT, Load, Program, environment, first, free_port, get, until
 from prometheus_client.parser import text_string_to_metric_families
 
 import endless_py
@@ -94,10 +94,11 @@ def test_the_pages_over_reloads_and_a_stop(kind):
 COUNTERS = "requests", "connections_accepted", "connections_cut"
 
 
-def test_ten_reloads_under_load_and_the_counters_never_fall():
+@pytest.mark.parametrize("workers", first([1, 3]))
+def test_ten_reloads_under_load_and_the_counters_never_fall(workers):
     """Prometheus scrapes, and a load balancer asks, without a pause: neither is refused."""
     where = free_port()
-    with web(where) as program:
+    with web(where, ENDLESS_PY_WORKERS=str(workers)) as program:
         port, pid = port_of(program, where), program.pid
         seen: list[dict[str, float]] = []
         lost: list[object] = []
@@ -123,7 +124,10 @@ def test_ten_reloads_under_load_and_the_counters_never_fall():
         over.set()
         scraper.join(TIMEOUT)
         assert (load.lost, lost) == ([], [])
-        program.wait_alone(pid)
+        if workers == 1:
+            program.wait_alone(pid)
+        else:  # one of them leads; beside them there is what forks them
+            until(lambda: program.process.poll() is not None and len(program.pids()) == workers + 1)
         seen.append(metrics(ask(where, "/metrics")[1]))
         names = [name for name in seen[0] if "_total" in name]
         assert len(names) == 7

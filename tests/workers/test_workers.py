@@ -72,6 +72,24 @@ def test_every_process_tells_the_same():
         assert pids == set(*found)
 
 
+def test_every_process_counts_for_all():
+    with start() as program:
+        program.wait_serving()
+        for _ in range(30):
+            get(program.port)
+
+        def requests():
+            return state(program.port)["counters"]["requests"]
+
+        found = [requests() for _ in range(6)]  # by each of them; its own question counts or not
+        assert found == sorted(found)
+        assert 30 <= found[0] <= 31
+        victim = workers(program.port)[1]
+        os.kill(victim, signal.SIGKILL)
+        program.wait("lost worker 1")
+        assert requests() >= found[-1]
+
+
 def test_kept_connections_are_shared_out():
     with start(workers=4) as program:
         program.wait_serving()
