@@ -87,8 +87,9 @@ class ErrorOutput:
         if self._left and self._target == 2:
             self._left = log.standard_error.pass_on(self._left)
         elif self._left:
-            left = log.write_at_once(self._target, self._left)
-            self._left = self._left[len(self._left) - left :]
+            data, self._left = self._left, b""
+            with suppress(OSError):  # nobody reads it any more, or the disk is full
+                self._left = data[len(data) - log.write_at_once(self._target, data) :]
         return not self._left
 
     def take_in(self) -> None:

@@ -39,6 +39,9 @@ Inside one generation that has workers, over a channel between the leader and ea
                              close              nobody accepts on the listener again
                              stop, force        as to a successor
                              alone              no older generation drains any more
+                             look               see whether a client waits: who was woken may
+                                                not take it
+                             exclusive          whether a client is to wake one process: on
                              count              write what you do into the memory that we share
                              taken, refused ids these connections
                              connections        (descriptors) idle ones, yours to answer: items
@@ -46,7 +49,7 @@ Inside one generation that has workers, over a channel between the leader and ea
                              connections, taken, refused
                              shutdown           a handler called the server's shutdown()
                              order              one called reload() or stop(): what it is, and name
-                             count              have all the others do so
+                             look, count        have all the others do so
     leader -> fork server    fork               (a descriptor, the worker's end of its channel):
                                                 number
                              serve              as to a worker
@@ -154,6 +157,8 @@ FROM_PREDECESSOR: dict[str, Fields] = {
 }
 
 FROM_LEADER: dict[str, Fields] = {
+    "look": {},
+    "exclusive": {"on": lambda value: isinstance(value, bool)},
     "serve": {},
     "yield": {"migrates": lambda value: isinstance(value, bool)},
     "resume": {},
@@ -167,6 +172,7 @@ FROM_LEADER: dict[str, Fields] = {
     "connections": {"items": _is_list},
 }
 FROM_WORKER: dict[str, Fields] = {
+    "look": {},
     "up": {},
     "connections": {"items": _is_list},
     "taken": {"ids": _are_numbers},

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
         def share(self, listener: Listener, connection: MigratingConnection) -> None:
             """Have a connection that came from the predecessor served by one of the processes."""
 
+        def left_waiting(self) -> None:
+            """A client is left to the others by this process, which may have been woken alone.
+
+            Any thread may call this.
+            """
+
         def in_forked_child(self) -> None:
             """It is no forked child's."""
 

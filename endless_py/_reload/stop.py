@@ -33,7 +33,7 @@ def pass_on(process: BaseProcess, word: str, name: str, **fields: Any) -> Option
 
 
 # A terminal's: Ctrl-C, and its end. Whoever sits before it waits for no load balancer.
-_AT_ONCE = (int(signal.SIGINT), int(signal.SIGHUP))
+_AT_ONCE = (int(signal.SIGINT), int(getattr(signal, "SIGHUP", 0)))
 
 
 class Stop:

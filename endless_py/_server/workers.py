@@ -90,7 +90,7 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
             membership = Membership(current, listener, board, leader, number)
             current.begin_as_worker(number, membership, listener, membership.on_signal)
             current.counters.beside = membership.counted
-            listener.poller = poller_for(server.fileno())
+            listener.poller = poller_for(server.fileno(), membership.left_waiting)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         except BaseException as error:
             os.write(2, f"worker {number} cannot begin: {error!r}\n".encode())
@@ -113,5 +113,6 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
     fork_server = ForkServer(work, restore, begin_fork_server)
     if listener.poller is not None:
         listener.poller.close()
-    listener.poller = poller_for(server.fileno())
-    return Team(current, listener, board, fork_server)
+    team = Team(current, listener, board, fork_server)
+    listener.poller = poller_for(server.fileno(), team.left_waiting)
+    return team

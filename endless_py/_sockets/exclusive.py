@@ -2,7 +2,10 @@
 
 The kernel has a queue of those who wait for a listener. With EPOLLEXCLUSIVE a client wakes the
 first in it that is not at work just now, and no other one. Who is woken leaves the queue here, and
-goes to its end: without that the same one would be woken each time.
+goes to its end: without that the same one would be woken each time. Who was woken and takes nothing
+in, since it is busy, has to have the others look, who wait as if nobody had come. That is for one
+generation. While two of them wait, one of which may stop accepting or be gone at any moment, a
+client wakes all.
 """
 
 from __future__ import annotations
@@ -14,16 +17,21 @@ from endless_py._sockets.poller import LONGEST, READ, Poller
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
 _EXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 0)
 
 
 class ExclusivePoller(Poller):
-    """As a Poller; `listener` is the descriptor that other processes wait for as well."""
+    """As a Poller; `listener` is the descriptor that other processes wait for as well.
 
-    def __init__(self, listener: int) -> None:
+    left_waiting() is called when this one no longer waits for it although a client is there.
+    """
+
+    def __init__(self, listener: int, left_waiting: Callable[[], None]) -> None:
         super().__init__()
+        self._left_waiting = left_waiting
+        self._exclusive = False
         self._listener = listener
         self._woken = False  # by a client, the last time
         self._poll: Any = select.epoll()
@@ -33,7 +41,7 @@ class ExclusivePoller(Poller):
         if descriptors == self._known:
             return
         for descriptor in self._known.keys() - descriptors.keys():
-            self._unregister(descriptor)
+            self._leave(descriptor)
         for descriptor, events in descriptors.items():
             if self._known.get(descriptor) != events:
                 self._unregister(descriptor)
@@ -46,14 +54,17 @@ class ExclusivePoller(Poller):
 
     def discard(self, descriptor: int) -> None:
         if self._known.pop(descriptor, None) is not None:
-            self._unregister(descriptor)
+            self._leave(descriptor)
 
-    def queue_again(self) -> None:
-        """Go to the end of the queue before the next wait, and see who waits to be let in.
+    def wake_one(self, exclusive: bool) -> None:
+        """Whether a client is to wake one of the processes, or all. Any thread may call this."""
+        self._exclusive = exclusive
+        self.look_again()
 
-        A client may have woken a process that has died since.
-        """
+    def look_again(self) -> None:
+        """Go to the end of the queue, and see who waits to be let in. Any thread may call this."""
         self._woken = True
+        self.interrupt()
 
     def wait(self, timeout: Optional[float]) -> tuple[set[int], bool]:
         if self._woken:
@@ -71,9 +82,17 @@ class ExclusivePoller(Poller):
         return ready, interrupted
 
     def _register(self, descriptor: int, events: int) -> None:
-        if descriptor == self._listener:
+        if descriptor == self._listener and self._exclusive:
             events |= _EXCLUSIVE
         self._poll.register(descriptor, events)
+
+    def _leave(self, descriptor: int) -> None:
+        self._unregister(descriptor)
+        if descriptor == self._listener:
+            poll = select.poll()
+            poll.register(descriptor, READ)
+            if any(events & READ for _, events in poll.poll(0)):
+                self._left_waiting()
 
     def _unregister(self, descriptor: int) -> None:
         with suppress(OSError, KeyError):  # it was closed, by which the kernel forgets it
@@ -84,6 +103,6 @@ class ExclusivePoller(Poller):
         self._poll.close()
 
 
-def poller_for(listener: int) -> Poller:
+def poller_for(listener: int, left_waiting: Callable[[], None]) -> Poller:
     """Return the poll for a shared listener; where the system has no such queue, a plain one."""
-    return ExclusivePoller(listener) if _EXCLUSIVE else Poller()
+    return ExclusivePoller(listener, left_waiting) if _EXCLUSIVE else Poller()

@@ -67,6 +67,13 @@ class Poller:
         """End the `wait()` of now, or the next one."""
         self._self_pipe.write()
 
+    def wake_one(self, exclusive: bool) -> None:
+        """Whether a client is to wake one of the processes that share a listener, or all."""
+
+    def look_again(self) -> None:
+        """See who waits to be let in, though none of what is watched may have told of it."""
+        self.interrupt()
+
     def watch(self, descriptors: dict[int, int]) -> None:
         """Wait for exactly these descriptors (each with READ, WRITE or both) from now on."""
         if descriptors == self._known:

@@ -18,6 +18,7 @@ import socket
 import stat
 import sys
 import time
+from contextlib import suppress
 
 from endless_py._support.escape import escaped
 
@@ -208,9 +209,10 @@ class StandardError:
 
         Where descriptor 2 is not standard error nothing is written, and nothing is left.
         """
-        with self._lock:
+        with self._lock, suppress(OSError):  # nobody reads it any more, or the disk is full
             left = write_at_once(2, data) if self.is_there() else 0
-        return data[len(data) - left :]
+            return data[len(data) - left :]
+        return b""
 
     def _send(self, data: bytes) -> bool:
         """Whether all of it was written."""
@@ -220,7 +222,9 @@ class StandardError:
             data = b"\n" + data
         if self._drawn:
             data, self._drawn = b"\r\x1b[K" + data, False
-        left = write_at_once(2, data)
+        left = len(data)
+        with suppress(OSError):
+            left = write_at_once(2, data)
         if left < len(data):
             self._cut = left > 0
         return not left
@@ -270,8 +274,9 @@ def _identity(descriptor: int) -> Optional[tuple[int, int]]:
 
 
 def write_at_once(descriptor: int, data: bytes) -> int:
-    """Write as much as can be written without waiting; return how many bytes are left.
+    """Write as much as can be written without waiting; return for how many bytes there is no room.
 
+    Raises OSError where there will never be any: nobody reads a pipe any more, a disk is full.
     O_NONBLOCK cannot just be set: it belongs to the open file, which other processes share.
     """
     try:
@@ -293,12 +298,10 @@ def write_at_once(descriptor: int, data: bytes) -> int:
 
 
 def _write(descriptor: int, data: bytes) -> int:
-    try:
+    with suppress(BlockingIOError):
         while data:
             # No more in one piece than a pipe takes as a whole.
             data = data[os.write(descriptor, data[:_PIECE]) :]
-    except OSError:
-        pass
     return len(data)
 
 
@@ -310,7 +313,7 @@ def _send_at_once(descriptor: int, data: bytes) -> int:
     try:
         while data:
             data = data[sock.send(data, dontwait | getattr(socket, "MSG_NOSIGNAL", 0)) :]
-    except OSError:
+    except BlockingIOError:
         pass
     finally:
         sock.detach()
@@ -318,11 +321,9 @@ def _send_at_once(descriptor: int, data: bytes) -> int:
 
 
 def _write_if_room(descriptor: int, data: bytes) -> int:
-    try:
+    with suppress(BlockingIOError):
         while data and _has_room(descriptor, os.fstat(descriptor).st_mode):
             data = data[os.write(descriptor, data[:_PIECE]) :]
-    except OSError:
-        pass
     return len(data)
 
 

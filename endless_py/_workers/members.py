@@ -23,6 +23,10 @@ _FIRST_PAUSE, _LAST_PAUSE = 1.0, 30.0  # seconds until one that dies young is re
 _YOUNG = 10.0  # seconds
 
 
+class WorkerFailed(RuntimeError):
+    """A worker has ended before it could accept."""
+
+
 class Member:
     """One worker's place: the process that has it now, if one has."""
 

@@ -18,11 +18,10 @@ from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.process import ServerProcess
 from endless_py._sockets.connection import MigratingConnection
-from endless_py._sockets.exclusive import ExclusivePoller
 from endless_py._support import log
 from endless_py._workers.board import Board
 from endless_py._workers.forkserver import ForkServer
-from endless_py._workers.members import Member
+from endless_py._workers.members import Member, WorkerFailed
 from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -34,10 +33,6 @@ if TYPE_CHECKING:
 _END_GRACE = 2.0  # seconds that a worker has to end in when the drain's time is over
 _ANSWER = 0.25  # seconds that `state()` waits for the others
 _STATUS = 0.2  # seconds in which the fork server says how a worker has ended
-
-
-class WorkerFailed(RuntimeError):
-    """A worker has ended before it could accept."""
 
 
 class Team:
@@ -55,6 +50,7 @@ class Team:
         self._since = time.time()
         self._serves = False
         self._ends = False  # no more are to be started
+        self._exclusive = False
         self._alone = False  # they know that no older generation drains
         self._status_by: dict[int, tuple[Member, float]] = {}  # by pid: its status is due
 
@@ -66,8 +62,7 @@ class Team:
             member.begin(self._fork_server.fork(member.number))
         poll = select.poll()
         while not all(member.up for member in self._members):
-            watched = self.watched()
-            for descriptor, events in watched.items():
+            for descriptor, events in self.watched().items():
                 poll.register(descriptor, events)
             poll.poll()
             self._hear()
@@ -96,6 +91,7 @@ class Team:
         if not self._alone and not self._process.predecessors.living:
             self._alone = True
             self.tell("alone")
+            self._wake_one(True)
         for member in self._members:
             if member.lost is not None and member.lives:
                 self._ended(member)
@@ -148,10 +144,8 @@ class Team:
                     raise ChannelError(wrong)
                 self._heard(member, message)
             except ChannelError as error:
-                template = "protocol error of %(worker)s: %(reason)s"
-                self._process.log(
-                    log.ERROR, template, "worker_protocol_error", worker=member, reason=error
-                )
+                text = "protocol error of %(worker)s: %(reason)s"
+                self._process.log(log.ERROR, text, "worker_error", worker=member, reason=error)
             message.close()
         return bool(messages)
 
@@ -169,6 +163,8 @@ class Team:
             self._listener.wake()
         elif word == "order":
             process.leave(Order(Event[body["what"]], f"{body['name']} in {member}"))
+        elif word == "look":
+            self.look()
         elif word == "count":
             self.write()
             self.tell("count")
@@ -182,6 +178,7 @@ class Team:
             member.say("serve")
         if self._alone:
             member.say("alone")
+        member.say("exclusive", on=self._exclusive)
         if machine.migrates:
             member.say("yield", migrates=self._listener.migrates_to is not None)
         elif machine.stops or machine.over:
@@ -203,14 +200,10 @@ class Team:
     # -- their ends -------------------------------------------------------
 
     def _ended(self, member: Member) -> None:
-        process = self._process
         member.ended(self._listener)
         self._board.clear(member.number)
-        poller = self._listener.poller
-        if isinstance(poller, ExclusivePoller):
-            poller.queue_again()  # a client may have woken it alone
-            poller.interrupt()
-        if self._ends or not process.machine.accepting:
+        self.look()  # a client may have woken it alone
+        if self._ends or not self._process.machine.accepting:
             return
         if member.pid and self._fork_server.lives:
             self._status_by[member.pid] = member, time.monotonic() + _STATUS
@@ -222,7 +215,7 @@ class Team:
         for member in self._members:
             if member.pid == pid and member.lives:
                 while self._hear_member(member):
-                    pass  # all that it has said is there
+                    continue  # all that it has said is there
                 member.lost = member.lost or "has ended"
                 self._ended(member)
         member_and_due = self._status_by.pop(pid, None)
@@ -293,6 +286,8 @@ class Team:
     def tell(self, word: str) -> None:
         if word == "close":
             self._fork_server.end()  # it has the listener, too
+        elif word == "resume":
+            self._wake_one(False)  # workers of the one that died may still wait for clients
         for member in self._members:
             member.say(word)
 
@@ -308,6 +303,22 @@ class Team:
                 member.pass_on(connection)
                 return
         migration.arrive(listener, connection)
+
+    def left_waiting(self) -> None:
+        self._process.leave(Order(None, call=self.look))
+
+    def look(self) -> None:
+        """Have all of them see whether a client waits."""
+        self.tell("look")
+        if self._listener.poller is not None:
+            self._listener.poller.look_again()
+
+    def _wake_one(self, exclusive: bool) -> None:
+        self._exclusive = exclusive
+        for member in self._members:
+            member.say("exclusive", on=exclusive)
+        if self._listener.poller is not None:
+            self._listener.poller.wake_one(exclusive)
 
     def in_forked_child(self) -> None:
         for member in self._members:

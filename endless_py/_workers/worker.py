@@ -17,6 +17,7 @@ from contextlib import suppress
 from endless_py._handoff import words
 from endless_py._handoff.channel import Channel, Message
 from endless_py._reload import migration
+from endless_py._reload.base import Order
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.process import ServerProcess
@@ -164,6 +165,12 @@ class Membership:
             process.fire(Event.FORCED, "its leader's order")
         elif word == "alone":
             process.predecessors.none_lives.set()
+        elif word == "exclusive":
+            if listener.poller is not None:
+                listener.poller.wake_one(body["on"])
+        elif word == "look":
+            if listener.poller is not None:
+                listener.poller.look_again()
         elif word == "count":
             self.write()
         elif word == "connections":
@@ -215,6 +222,13 @@ class Membership:
 
     def share(self, listener: Listener, connection: MigratingConnection) -> None:
         migration.arrive(listener, connection)
+
+    def left_waiting(self) -> None:
+        self._process.leave(Order(None, call=self.look))
+
+    def look(self) -> None:
+        """Have all see whether a client waits."""
+        self.say("look")
 
     def in_forked_child(self) -> None:
         self._channel.close()

@@ -83,6 +83,19 @@ def test_a_target_that_takes_nothing_loses_it_and_stops_nothing(piped):
     assert output.lines() == ["unheard"]
 
 
+def test_a_target_that_nobody_reads_is_not_waited_for(piped):
+    output, writer = piped
+    reader, output._target = os.pipe()
+    try:
+        os.close(reader)
+        os.write(writer, b"unheard\n")
+        output.pass_on()
+        assert output._target not in output.watched()  # it would be ready for ever
+        assert output.lines() == ["unheard"]
+    finally:
+        os.close(output._target)
+
+
 def test_a_successor_knows_its_output_from_the_files_it_was_given():
     reader, writer = os.pipe()
     files = {error_output.READER: reader, error_output.ORIGINAL: writer, "own": 9}
