@@ -239,6 +239,7 @@ def test_a_tool_says_how_it_is_used(words):
     )
 
 
+@pytest.mark.slow
 def test_the_main_command_serves_from_a_bare_checkout_and_survives_a_hup(tmp_path):
     shutil.copytree(ROOT / "endless_py", tmp_path / "endless_py")
     words = MARKED["main-command"].split()
@@ -344,6 +345,7 @@ def replaced_under_load(program: Program, ask) -> None:
     program.stop(pid)
 
 
+@pytest.mark.slow
 def test_https(tmp_path):
     def ask(port):
         client = http.client.HTTPSConnection(
@@ -382,6 +384,7 @@ def test_datagrams(tmp_path):
         replaced_under_load(program, ask)
 
 
+@pytest.mark.slow
 def test_forked_handlers(tmp_path):
     def ask(port):
         with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
@@ -478,6 +481,7 @@ def test_the_hooks_are_called(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_the_asyncio_server_keeps_its_clients_answers(tmp_path):
     with Example("asyncio_server.py", tmp_path).run() as program:
         pid = program.wait_serving()

@@ -113,6 +113,7 @@ def test_no_module_is_long():
     assert not {name for name in core if lines[name] > LONGEST}
 
 
+@pytest.mark.slow
 def test_no_constructor_has_many_arguments():
     found = {
         f"{room}.{name}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import socket
+import time
 from contextlib import suppress
 
 from endless_py._support.descriptors import keep_socket_off_standard_streams
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 READ: int = getattr(select, "POLLIN", 1)
 WRITE: int = getattr(select, "POLLOUT", 4)
 LONGEST = 86400.0  # seconds after which who waits looks again: poll() counts little further
+_LOOK = 0.02  # seconds
 
 
 class SelfPipe:
@@ -100,12 +103,35 @@ class Poller:
         timeout is in seconds, None waits for ever.
         """
         milliseconds = None if timeout is None else max(0, math.ceil(min(timeout, LONGEST) * 1000))
-        ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
+        try:
+            ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            ready = self._look_at_each(timeout)
         interrupted = self._self_pipe.fileno() in ready
         if interrupted:
             ready.discard(self._self_pipe.fileno())
             self._self_pipe.clear()
         return ready, interrupted
+
+    def _look_at_each(self, timeout: Optional[float]) -> set[int]:
+        """Wait as well as can be done where poll() takes no more descriptors than RLIMIT_NOFILE.
+
+        That is so once the limit was made less than the number of those that are watched.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        watched = {**self._known, self._self_pipe.fileno(): READ}
+        while True:
+            ready = set()
+            for descriptor, events in watched.items():
+                poll = select.poll()
+                poll.register(descriptor, events)
+                ready.update(found for found, _ in poll.poll(0))
+            left = _LOOK if until is None else min(_LOOK, until - time.monotonic())
+            if ready or left <= 0:
+                return ready
+            time.sleep(left)
 
     def close(self) -> None:
         self._self_pipe.close()

@@ -77,6 +77,7 @@ def test_the_table_has_every_option_and_its_default():
     assert_complete(PAGE, parser())
 
 
+@pytest.mark.slow
 def test_the_command_of_the_page(tmp_path):
     assert f"```sh\n{SHOWN}```" in PAGE
     (tmp_path / "shop").mkdir()

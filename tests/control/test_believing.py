@@ -153,6 +153,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_s_command_does_not_follow_a_user_s_process_to_another_one(tmp_path):
     with custom(tmp_path, SERVE) as program:

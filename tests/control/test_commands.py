@@ -72,6 +72,7 @@ def test_a_good_reload(folder):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_waiting_for_the_drain_is_for_every_older_generation(folder):
     with Program("steps.py", folder) as program:
         oldest = program.wait_serving()
@@ -125,6 +126,7 @@ def test_a_failed_reload_says_why(failure, folder):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_successor_that_hangs(folder):
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
@@ -162,6 +164,7 @@ def test_a_successor_that_ends_after_it_was_ready(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_those_asked_for_during_a_reload_follow_it(folder):
     with Program("steps.py", folder) as program:
         pid = program.wait_serving()
@@ -210,6 +213,7 @@ def test_what_a_successor_has_started_can_write_errors_for_ever(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["before", "in the middle"])
 def test_what_a_successor_writes_is_read_though_the_incumbent_is_killed(killed, folder):
     """It would wait for ever else, before it serves: a pipe holds no more than 64 KiB."""
@@ -303,6 +307,7 @@ def test_a_server_whose_only_loop_is_busy_is_woken(tmp_path):
 # -- stop ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_every_generation(folder):
     with Program("steps.py", folder) as program:
         old = program.wait_serving()
@@ -436,6 +441,7 @@ def test_a_process_in_a_container(folder):
 # -- start-or-reload ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_start_or_reload(folder):
     pid_file, log = folder / "app.pid", folder / "app.pid.log"
     words = ["start-or-reload", pid_file, "--", sys.executable, PROGRAMS / "steps.py", folder]
@@ -474,6 +480,7 @@ def test_start_or_reload(folder):
 # -- what cannot be asked -----------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reload", "stop", "status"])
 def test_a_target_that_is_none(name, sleeper, tmp_path):
     dead = subprocess.Popen(["true"])

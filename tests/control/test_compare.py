@@ -46,6 +46,7 @@ def session(folder):
         os.kill(other, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_what_it_was_started_as_counts_through_reloads(session, folder):
     for _ in range(2):
         status, output, errors = start_or_reload(folder, *STEPS, folder, MODE="blue")

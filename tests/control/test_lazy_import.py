@@ -67,6 +67,7 @@ def test_status_of_a_server_imports_no_server(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_folder_server_and_other_modules_are_server_processes():
     code = (
         "import runpy, sys\n"

@@ -47,6 +47,7 @@ def ask_slowly(port, path=SLOW):
     return client, thread
 
 
+@pytest.mark.slow
 def test_who_is_served_for_how_long_and_what_was_counted(server):
     idle = connect(server.port)
     idle.request("GET", "/")
@@ -69,6 +70,7 @@ def test_who_is_served_for_how_long_and_what_was_counted(server):
     idle.close()
 
 
+@pytest.mark.slow
 def test_until_when_a_drain_lasts(server):
     _, thread = ask_slowly(server.port)
     new = server.reload(1, server.pid)
@@ -129,6 +131,7 @@ def test_a_failed_reload_as_json_has_the_output(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_without_a_terminal_each_change_is_one_line(server):
     _, thread = ask_slowly(server.port)
     stopping = start_command("stop", server.pid)
@@ -175,6 +178,7 @@ class OnTerminal:
         return status
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_is_redrawn_in_place(server):
     _, thread = ask_slowly(server.port)
     stopping = OnTerminal("stop", server.pid)
@@ -185,6 +189,7 @@ def test_on_a_terminal_it_is_redrawn_in_place(server):
     assert re.search(r"\r\x1b\[Kstopped: pid \d+ has ended\r\n$", stopping.text)
 
 
+@pytest.mark.slow
 def test_who_waits_may_leave(server):
     _, thread = ask_slowly(server.port)
     stopping = start_command("stop", server.pid)
@@ -196,6 +201,7 @@ def test_who_waits_may_leave(server):
     thread.join(TIMEOUT)
 
 
+@pytest.mark.slow
 def test_status_is_watched_in_place_over_a_reload(server):
     watching = OnTerminal("status", "--watch", server.pid)
     until(lambda: re.search(rf"{server.pid} +serving", watching.text))

@@ -51,6 +51,7 @@ def end_session(path):
 # -- a number is not a process ------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stale_file_is_about_no_other_server(folder):
     """The number that a killed server has left is another one's by now."""
     stale = folder / "stale.pid"
@@ -78,6 +79,7 @@ def test_a_stale_file_is_about_no_other_server(folder):
         other.stop(its)
 
 
+@pytest.mark.slow
 def test_who_else_may_write_a_file_for_a_server_without_one(tmp_path):
     """A script's `echo $! > pid` is as good, if the process was there when it was written."""
     path = tmp_path / "pid"
@@ -269,6 +271,7 @@ def test_the_one_that_answers_is_asked_again_when_another_one_did_not(tmp_path, 
 # -- many at once -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_several_starts_at_once_one_starts_it_and_the_others_reload(folder):
     path, log = folder / "pid", folder / "pid.log"
     words = ["start-or-reload", path, "--", sys.executable, PROGRAMS / "steps.py", folder]
@@ -324,6 +327,7 @@ def test_a_lock_that_was_left_behind_is_nobodys(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_reload_that_the_bridge_does_is_done_when_the_kept_pid_serves(folder):
     """It comes while the kept pid drains, and is sent on to the bridge, which gets its own."""
     with Program("kept.py", folder) as program:

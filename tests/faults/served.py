@@ -26,7 +26,7 @@ from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  
 threading.stack_size(512 * 1024)
 logging.raiseExceptions = False
 logging.basicConfig(
-    level=logging.INFO,
+    level=logging.DEBUG,
     format="%(message)s",
     handlers=[logging.StreamHandler(), logging.FileHandler(folder / "log")],
 )

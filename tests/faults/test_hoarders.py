@@ -63,6 +63,7 @@ def reload_twice(program, pid):
     return program.wait_serving(2)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("limit", [64, *(slow(limit) for limit in (40, 256, 1024))])
 def test_idle_connections_in_all_descriptors_hold_up_no_order(limit, hoard, tmp_path):
@@ -157,6 +158,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_server_of_asyncio_is_reloaded_without_a_free_descriptor(hoard, tmp_path):
     with custom(tmp_path, LIMIT.format(64) + FOREIGN) as program:
@@ -177,6 +179,7 @@ servers[0].serve_forever()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_while_one_server_s_loop_takes_a_step_another_one_takes_none_of_it(hoard, tmp_path):
     """The reserve is open just then, and clients stand in the other one's queue."""

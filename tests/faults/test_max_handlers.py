@@ -97,6 +97,7 @@ def test_no_more_run_than_there_may(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "bound", "protocol"),
     [
@@ -164,6 +165,7 @@ def test_a_stop_serves_the_accept_queue_under_the_bound(folder):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 def test_an_address_that_is_gone_is_served_to_its_end_under_the_bound(folder):
     two = """
 servers = [Server(('127.0.0.1', 0), Counting) for _ in range(1 if (folder / 'one').exists() else 2)]

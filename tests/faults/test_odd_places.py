@@ -122,6 +122,7 @@ def fill(path):
     assert os.statvfs(path).f_bavail == 0
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_full_disk(folder):
     """The pid file comes when there is room again; until then serving and reloads go on."""
@@ -211,6 +212,7 @@ forker = threading.Thread(target=fork, daemon=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ThreadingHTTPServer", slow("ForkingHTTPServer")])
 def test_a_program_that_forks_beside_other_threads(kind, folder):
     """Its children are no generations: they hold nothing, and take no signal for the server."""

@@ -73,6 +73,7 @@ def test_a_port_that_comes_again_excuses_what_was_lost_before_as_well(soak):
     assert soak._lost() == []
 
 
+@pytest.mark.slow
 def test_what_is_lost_makes_the_run_a_failure(tmp_path):
     """Here the answers of every generation but the first are cut short."""
     program = (FAULTS / "served.py").read_text()

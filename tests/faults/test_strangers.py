@@ -127,6 +127,7 @@ def test_a_connection_that_is_none(data):
     entry_points.traveller(data)
 
 
+@pytest.mark.slow
 @quick
 @given(bodies(STATE))
 def test_the_state_of_upgrades(data):
@@ -320,6 +321,7 @@ def from_successor():
     yield {}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_successor_that_says_nonsense_is_given_up(tmp_path):
     (tmp_path / "version").write_text("v")
@@ -386,6 +388,7 @@ def resident(pid):
         return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
 
 
+@pytest.mark.slow
 @needs_root
 def test_another_user_can_take_stop_and_fill_nothing(tmp_path):
     (tmp_path / "version").write_text("v")

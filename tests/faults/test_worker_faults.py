@@ -103,6 +103,7 @@ def end(reloaded: Reloaded, clients: Clients, handled: set[int], state: dict) ->
     reloaded.program.wait_alone(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", first(INCUMBENT))
 def test_a_worker_of_the_incumbent_is_killed(reloaded, step):
     with Clients(reloaded.port) as clients:

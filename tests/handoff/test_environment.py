@@ -220,6 +220,7 @@ def test_a_bare_copy_runs_isolated_from_installed_packages(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["THREADS", "FORKS"])
 def test_nothing_of_ours_reaches_a_handlers_child(kind, tmp_path):
     with Program("bare.py", tmp_path, kind) as program:

@@ -89,6 +89,7 @@ def session_of(pid):
         return 0
 
 
+@pytest.mark.slow
 @KEPT
 def test_what_the_program_changes_about_itself_ends_with_it(kept, tmp_path):
     env = environment(SECRET="s", PWD=str(tmp_path), GREETING="first")
@@ -104,6 +105,7 @@ def test_what_the_program_changes_about_itself_ends_with_it(kept, tmp_path):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.slow
 @KEPT
 def test_signals_that_were_ignored_from_the_start_still_are(kept, tmp_path):
     command = ["/bin/sh", "-c", f'trap "" USR1 HUP; exec "{sys.executable}" "$@"', "sh"]
@@ -141,6 +143,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 """
 
 
+@pytest.mark.slow
 @KEPT
 def test_what_a_run_script_has_opened_goes_on(kept, tmp_path):
     """A lock stays held; a notification that was sent, and closed, does no harm the next time."""
@@ -191,6 +194,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 """
 
 
+@pytest.mark.slow
 @KEPT
 def test_a_program_that_ends_its_children_does_not_end_the_service(kept, tmp_path):
     with custom(tmp_path, CHILDREN.replace("KEPT", str(kept))) as program:
@@ -296,6 +300,7 @@ class TestTheEnvironment:
         assert (environment == dict(os.environ)) is (data != b"A=1\0le=2")
 
 
+@pytest.mark.slow
 def test_nothing_of_a_handoff_is_taken_for_what_a_run_script_has_opened(tmp_path):
     """A bridge that had the kept pid's socket for commands would hold it open beyond its end."""
     with custom(tmp_path, INHERITABLE) as program:

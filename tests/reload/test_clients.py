@@ -131,6 +131,7 @@ class Clients(Load):
             client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [slow(HTTPClient), URLLib3, slow(HTTPX)])
 def test_python_clients_keep_their_connections(make):
     with server() as program:

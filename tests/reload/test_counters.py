@@ -22,6 +22,7 @@ def counters(port):
     return json.loads(get(port, "/state"))["counters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "keep_pid"),
     [
@@ -68,6 +69,7 @@ def test_no_number_falls_and_none_is_lost_in_reloads(kind, keep_pid):
             assert last["connections_migrated_in"] == last["connections_migrated_out"] > 0
 
 
+@pytest.mark.slow
 def test_a_failed_reload_and_what_is_cut_are_counted(tmp_path):
     code = tmp_path / "server.py"
     good = (

@@ -197,6 +197,7 @@ drain.Drain.check = check
 """
 
 
+@pytest.mark.slow
 def test_a_successor_that_dies_at_the_very_end_of_the_drain_is_noticed(tmp_path):
     """What the incumbent has found out before it cut its handlers may be true no more."""
     with custom(tmp_path, DIES_AT_THE_HAMMER + SERVE) as program:

@@ -191,6 +191,7 @@ endless_py.set_signals(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
 def test_other_signals_can_do_it(keep, tmp_path):
     with start(tmp_path, USR2_RELOADS + f"Server.keep_pid = {keep}") as program:

@@ -127,6 +127,7 @@ def test_a_connection_stays_open_through_every_hop(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_the_old_program_cleans_up_before_the_new_one_starts(folder):
     (folder / "end").write_text("print('no newline', end='')")  # flushed by the exit alone
     env = environment(PYTHONUNBUFFERED="")
@@ -140,6 +141,7 @@ def test_the_old_program_cleans_up_before_the_new_one_starts(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_bad_successor_changes_nothing(folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
@@ -153,6 +155,7 @@ def test_a_bad_successor_changes_nothing(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_hup_while_the_old_program_drains_or_cleans_up_is_not_lost(folder):
     """One is passed on to the bridge, one finds the process about to start anew."""
     answers: list[str] = []
@@ -193,6 +196,7 @@ def reload_during_the_drain(program, folder, answers):
 PID_FILE = "import endless_py; endless_py.GracefulMixIn.pid_file = folder / 'pid'\n"
 
 
+@pytest.mark.slow
 def test_a_bridge_is_reloaded_while_the_pid_file_has_the_kept_pid(folder):
     """The process that it names is no stranger to a bridge's bridge."""
     (folder / "start").write_text(PID_FILE)
@@ -211,6 +215,7 @@ def test_a_bridge_is_reloaded_while_the_pid_file_has_the_kept_pid(folder):
         assert "PidFileError" not in program.text
 
 
+@pytest.mark.slow
 def test_a_bridge_whose_own_reload_fails_hands_back(folder):
     third = "(folder / 'starts').read_text().count('\\n') == 3"
     # Its channel ends some time before it can be reaped; only then is the bridge free again.
@@ -277,6 +282,7 @@ def test_a_stop_at_each_step_ends_everything(step, number, folder):
         assert program.process.wait(TIMEOUT) in (0, -number, 1, 128 + number)
 
 
+@pytest.mark.slow
 def test_the_bridge_is_killed_while_the_old_program_drains(folder):
     answers: list[str] = []
     with Program("kept.py", folder) as program:
@@ -295,6 +301,7 @@ def test_the_bridge_is_killed_while_the_old_program_drains(folder):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_new_code_that_dies_just_after_its_start_leaves_the_old_code_serving(folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
@@ -312,6 +319,7 @@ def test_new_code_that_dies_just_after_its_start_leaves_the_old_code_serving(fol
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_the_bridge_is_killed_while_the_old_program_cleans_up(folder):
     os.mkfifo(folder / "gate")
     with Program("kept.py", folder) as program:
@@ -344,6 +352,7 @@ def restarted(folder, port):
     return Program("restarting.py", sys.executable, program, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", first(BROKEN))
 def test_a_start_in_place_that_fails_leaves_the_bridge_serving(how, folder):
     """A supervisor then starts the program again, in vain at first; at last it is given all."""
@@ -372,6 +381,7 @@ def test_a_start_in_place_that_fails_leaves_the_bridge_serving(how, folder):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 def test_a_bridge_that_has_lost_the_pid_serves_while_the_program_does_not_start(folder):
     port = free_port()
     with restarted(folder, port) as program:
@@ -390,6 +400,7 @@ def test_a_bridge_that_has_lost_the_pid_serves_while_the_program_does_not_start(
         assert load.lost == []
 
 
+@pytest.mark.slow
 def test_a_request_to_a_bridge_outlasts_further_reloads(folder):
     answers: list[str] = []
     gate = folder / "gate"
@@ -437,6 +448,7 @@ def test_the_kept_pid_is_killed_and_the_bridge_serves_on(folder):
         program.stop(bridge)
 
 
+@pytest.mark.slow
 def test_what_does_not_start_any_more_is_not_started_in_place(folder):
     """A second deploy, while the old program drains, is broken: the first one goes on serving."""
     answers: list[str] = []

@@ -93,6 +93,7 @@ def forced(program):
     return re.findall(r"generation (\d+) \(pid \d+\) is the oldest of", program.text)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("code", [SLOW.format(most=2, keep=False) + SERVE, FOREIGN])
 def test_the_oldest_is_forced_to_end(code, tmp_path):
@@ -116,6 +117,7 @@ def test_the_oldest_is_forced_to_end(code, tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_one_that_has_ended_does_not_count(tmp_path):
     """It ends in the middle of the chain, which closes without it."""
@@ -145,6 +147,7 @@ def test_one_that_has_ended_does_not_count(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_none_is_no_limit(tmp_path):
     with custom(tmp_path, SLOW.format(most=None, keep=False) + SERVE) as program:
@@ -162,6 +165,7 @@ def test_none_is_no_limit(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_kept_pid_that_is_the_oldest_comes_back_sooner(tmp_path):
     """The bridges that drain are generations as well."""

@@ -64,7 +64,8 @@ def need_descriptors(count):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("kind", "reloads"), [slow("ThreadingHTTPServer", 50), slow("ForkingHTTPServer", 20)]
+    ("kind", "reloads"),
+    [("ThreadingHTTPServer", 5), slow("ThreadingHTTPServer", 50), slow("ForkingHTTPServer", 20)],
 )
 def test_one_connection_goes_through_many_reloads(kind, reloads):
     with Program("http_server.py", kind, 0) as program:
@@ -85,6 +86,7 @@ def test_one_connection_goes_through_many_reloads(kind, reloads):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_line_protocol_keeps_its_sessions():
     """The documentation's example: several clients, each with a count of its own, ten reloads."""
     with Program("counter_server.py") as program:
@@ -310,6 +312,7 @@ def test_a_handler_that_ends_late_leaves_its_connection_to_nobody(tmp_path):
         program.stop(old)
 
 
+@pytest.mark.slow
 def test_what_the_successor_has_not_accepted_is_served_here():
     with Program("http_server.py", "ThreadingHTTPServer", 0) as program:
         old = program.wait_serving()

@@ -67,6 +67,7 @@ def wait_answered(*ports):
                 time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_pid", first([False, True]))
 @pytest.mark.parametrize("second", first(SECOND))
 def test_clients_are_answered_or_refused_during_the_drain(second, keep_pid, tmp_path):
@@ -105,6 +106,7 @@ def test_clients_are_answered_or_refused_during_the_drain(second, keep_pid, tmp_
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_what_waits_in_its_queue_is_answered(tmp_path):
     """The server of the missing port is busy, and has clients in its queue."""
     first, port = free_port(), free_port()

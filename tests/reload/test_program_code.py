@@ -188,6 +188,7 @@ def calls(hook):
 FUNCTIONS_CALLED = re.findall(r'^    "(.+)": ', FUNCTIONS, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thread", first([False, True]), ids=["itself", "in a thread"])
 @pytest.mark.parametrize("hook", [hook if hook in QUICK else slow(hook) for hook in HOOKS])
 def test_a_hook_may_call_everything_public(hook, thread, tmp_path):
@@ -216,6 +217,7 @@ def calls(hook):
 """
 
 
+@pytest.mark.slow
 def test_every_hook_may_ask_for_a_reload(tmp_path):
     with start(tmp_path, RELOADS) as program:
         wait_serving(program, 1)  # its own check has asked for it

@@ -244,6 +244,7 @@ while True: time.sleep(1000)
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 def test_what_keeps_a_drained_program_alive_is_named(tmp_path):
     code = SERVE + "\nthreading.Thread(target=time.sleep, args=(60,), name='the culprit').start()"
     with custom(tmp_path, code) as program:
@@ -313,6 +314,7 @@ STUBBORN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUBBORN)
 def test_a_handler_that_ignores_the_cut_is_ended_and_named(name, tmp_path):
     code = f"""
@@ -364,6 +366,7 @@ Server.serve_forever = serve_later
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", first([False, True]))
 @pytest.mark.parametrize(
     "code", first([BEFORE, AFTER]), ids=["before it binds", "after it has bound"]
@@ -384,6 +387,7 @@ def test_a_program_that_became_a_daemon_is_reloaded(code, keep, tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [False, True], ids=["a pid of its own", "the pid is kept"])
 def test_signals_that_who_started_it_held_back_are_let_in(kept, tmp_path):
     code = SERVE.replace("with T", f"ThreadingHTTPServer.keep_pid = {kept}\nwith T")
@@ -476,6 +480,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", first(["TERM", "INT", "HUP"]))
 @pytest.mark.parametrize("main", first(MAINS, 2))
 def test_a_main_thread_that_does_something_else_is_ended_after_the_servers(main, order, tmp_path):
@@ -504,6 +509,7 @@ print("cleaned up", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wait", first(["thread.join()", "while thread.is_alive(): thread.join(0.1)"])
 )

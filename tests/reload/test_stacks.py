@@ -31,6 +31,7 @@ culprit()
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", first(HANGS))
 def test_new_code_that_hangs_before_it_is_ready_has_its_stacks_in_the_log(where, tmp_path):
     with custom(tmp_path, START + SERVE) as program:
@@ -50,6 +51,7 @@ def test_new_code_that_hangs_before_it_is_ready_has_its_stacks_in_the_log(where,
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_kept_pid_whose_program_does_not_end_is_started_anew_all_the_same(tmp_path):
     settings = "ThreadingHTTPServer.keep_pid, ThreadingHTTPServer.exit_grace = True, 0.5\n"
     stays = "\nthreading.Thread(target=time.sleep, args=(3600,)).start()"

@@ -169,6 +169,7 @@ def test_a_stop_while_the_incumbent_drains_ends_both(number, who, folder):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [TERM, KILL, HUP], ids=["TERM", "KILL", "HUP"])
 def test_a_signal_while_the_incumbent_cleans_up(number, folder):
     with Program("steps.py", folder) as program:
@@ -209,6 +210,7 @@ last = Last()
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc")
 @pytest.mark.parametrize("when", LATE)
 def test_a_hup_at_the_very_end_of_the_incumbent_is_not_lost(when, folder):
@@ -253,6 +255,7 @@ def chain(program, folder, answers):
     return pids, threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", first([0, 1, 2]))
 def test_sigkill_in_a_chain_leaves_one_serving(victim, folder):
     answers: list[str] = []
@@ -274,6 +277,7 @@ def test_sigkill_in_a_chain_leaves_one_serving(victim, folder):
         serves_and_reloads(program, folder, left, 2 if victim == 2 else 3, f"v{pids.index(left)}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", first([0, 1, 2]))
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["oldest first", "middle first"])
 def test_term_to_any_of_a_chain_ends_all_after_their_answers(order, whom, folder):
@@ -289,6 +293,7 @@ def test_term_to_any_of_a_chain_ends_all_after_their_answers(order, whom, folder
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", first([0, 1, 2]))
 def test_hup_to_any_of_a_chain_starts_one_more(whom, folder):
     answers: list[str] = []

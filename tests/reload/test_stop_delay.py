@@ -154,6 +154,7 @@ def test_stop_is_as_term_and_a_hup_meanwhile_is_ignored(tmp_path):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ready", [False, True])
 def test_a_reload_that_is_under_way_is_given_up(ready, tmp_path):
     """The new code hangs, with none of its servers ready or with one of the two."""
@@ -184,6 +185,7 @@ def test_a_reload_that_is_under_way_is_given_up(ready, tmp_path):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ["old", "new", "both"])
 def test_with_a_predecessor_that_drains(told, tmp_path):
     answers: list[str] = []
@@ -250,6 +252,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_with_a_kept_pid_it_is_kept_at_each_step(step, tmp_path):
     """TERM reaches the watched process, while it serves nothing or nothing yet."""
@@ -296,6 +299,7 @@ def test_with_a_kept_pid_it_is_kept_at_each_step(step, tmp_path):
         assert program.process.wait(TIMEOUT) in (0, -signal.SIGTERM)  # the watched one ends last
 
 
+@pytest.mark.slow
 def test_a_start_in_place_that_fails_after_the_order_leaves_nobody(tmp_path):
     (tmp_path / "end").write_text("")
     (tmp_path / "start").write_text("")

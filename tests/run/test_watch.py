@@ -68,6 +68,7 @@ def test_a_change_reloads(app, name):
         assert program.text.count("has changed") == 2
 
 
+@pytest.mark.slow
 def test_a_reload_is_one_line(app):
     with watching(app) as program:
         pid = program.wait_serving()
@@ -85,6 +86,7 @@ def test_a_reload_is_one_line(app):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_module_that_is_imported_while_it_serves(app):
     with watching(app) as program:
         pid = program.wait_serving()
@@ -94,6 +96,7 @@ def test_a_module_that_is_imported_while_it_serves(app):
         program.stop(reloaded(program, pid))
 
 
+@pytest.mark.slow
 def test_new_code_that_fails_is_tried_again_when_the_module_that_failed_changes(app):
     with watching(app) as program:
         pid = program.wait_serving()
@@ -107,6 +110,7 @@ def test_new_code_that_fails_is_tried_again_when_the_module_that_failed_changes(
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_other_files_and_an_idle_process(app):
     with watching(app) as program:
         pid = program.wait_serving()
@@ -136,6 +140,7 @@ def test_a_system_that_tells_of_no_changes(app):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_module_that_the_program_writes_and_then_imports_has_not_changed(app):
     text = APP.replace(
         "import words", "open('made.py', 'w').write('')\nimport made, time, words\ntime.sleep(1)"

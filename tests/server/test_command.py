@@ -121,6 +121,7 @@ def test_bad_arguments(words, text):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_taken_port():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -200,6 +201,7 @@ def test_a_header_that_is_none_is_refused(words, text):
     assert text in done.stderr
 
 
+@pytest.mark.slow
 def test_watching_what_is_not_there_is_said(tmp_path):
     words = ["0", "-b", "127.0.0.1", "--watch", str(tmp_path / "none")]
     with Program(*words, command=COMMAND) as program:

@@ -87,6 +87,7 @@ def test_a_thread_outlives_a_handler_that_raises(start):
         assert program.text.count("RuntimeError: a handler's own") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", first(["daemon_threads = True", "daemon_threads = False", "max_handlers = 3"])
 )

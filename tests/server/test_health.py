@@ -145,6 +145,7 @@ def test_ten_reloads_under_load_and_the_counters_never_fall(workers):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_with_a_kept_pid_it_is_ready_all_the_time():
     where = free_port()
     with web(where, ENDLESS_PY_KEEP_PID="yes") as program:
@@ -203,6 +204,7 @@ def test_it_is_not_ready_before_it_serves_unless_a_predecessor_does(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_an_address_in_use_fails_the_start_in_one_line(tmp_path):
     (tmp_path / "app.py").write_text("def app(environ, start_response):\n    pass\n")
     with web(free_port()) as program:
@@ -251,6 +253,7 @@ ThreadingHTTPServer(("127.0.0.1", 0), Handler).serve_forever()
 """
 
 
+@pytest.mark.slow
 def test_a_reload_moves_the_listener_or_fails_and_changes_nothing(tmp_path):
     old, new = free_port(), free_port()
     (tmp_path / "where").write_text(str(old))

@@ -67,6 +67,7 @@ def test_a_request_during_the_drain_is_answered_with_close(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ThreadingHTTPSServer", slow("ForkingHTTPSServer")])
 def test_silent_and_slow_clients_delay_nobody_and_are_closed(kind, tmp_path):
     with https(tmp_path, kind, "handshake_timeout = 1.5; request_queue_size = 100") as program:
@@ -136,6 +137,7 @@ def test_protocols_are_negotiated(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_the_hammer_ends_an_encrypted_answer(tmp_path):
     with https(tmp_path, settings="drain_timeout = 0.3") as program:
         pid = program.wait_serving()

@@ -70,6 +70,7 @@ def ports(program):
     return [int(port) for port in (found if first_is_web else reversed(found))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", first([False, True]))
 def test_an_asyncio_server_loses_nothing(keep, tmp_path):
     with start(tmp_path, code=f"keep_pid = {keep}") as program:
@@ -87,6 +88,7 @@ def test_an_asyncio_server_loses_nothing(keep, tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_beside_a_threading_server_both_are_handed_over_in_one_reload(tmp_path):
     with start(tmp_path, "beside") as program:
         pid = program.wait_serving(0, 2)
@@ -131,6 +133,7 @@ def test_two_threads_that_say_ready_at_once_wait_for_the_check_and_say_it_once(t
         assert len(set(said)) == 5
 
 
+@pytest.mark.slow
 def test_a_drain_that_does_not_end_is_ended(tmp_path):
     with start(tmp_path, code="drain_timeout = 0.5") as program:
         pid = program.wait_serving()
@@ -143,6 +146,7 @@ def test_a_drain_that_does_not_end_is_ended(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_when_the_successor_dies_another_one_is_started(tmp_path):
     with start(tmp_path) as program:
         pid = program.wait_serving()
@@ -179,6 +183,7 @@ def test_it_is_stopped_and_asked_like_the_others(tmp_path):
         program.wait("cleaned up")
 
 
+@pytest.mark.slow
 def test_a_program_that_became_a_daemon_is_reloaded(tmp_path):
     code = "if endless_py.generation() == 0 and os.fork(): os._exit(0)"
     with start(tmp_path, code=code) as program:
@@ -189,6 +194,7 @@ def test_a_program_that_became_a_daemon_is_reloaded(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_an_idle_one_makes_no_system_call(tmp_path):
     with start(tmp_path) as program:
         pid = program.wait_serving()
@@ -208,6 +214,7 @@ def test_an_idle_one_makes_no_system_call(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_files_go_along_by_name(tmp_path):
     code = """
 path = folder / "log"

@@ -101,6 +101,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_loop_of_handle_request_is_reloaded(tmp_path):
     code = """
 server = HTTPServer(("127.0.0.1", 0), Handler)
@@ -217,6 +218,7 @@ HTTPServer.request_queue_size = 100
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_drain_without_a_free_descriptor_does_not_spin(tmp_path):
     code = f"""{COUNTS}
 import resource
@@ -253,6 +255,7 @@ print("waited", waits, flush=True)
         assert answers[0].startswith("0 ")
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_long_after_its_drain_does_not_spin(tmp_path):
     code = f"""{COUNTS}
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -268,6 +271,7 @@ print("waited", waits - before, flush=True)
         assert program.process.wait(TIMEOUT) == 0
 
 
+@pytest.mark.slow
 def test_max_children_during_a_reload(tmp_path):
     code = FORKS.replace("with F", "ForkingHTTPServer.max_children = 2\nwith F")
     with custom(tmp_path, code) as program:
@@ -401,6 +405,7 @@ class Server(endless_py.GracefulMixIn, Theirs):
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", THIRD_PARTY)
 def test_classes_of_others(name, tmp_path):
     code = THIRD_PARTY[name] + SERVE.replace("ThreadingHTTPServer", "Server")

@@ -76,6 +76,7 @@ def program(tmp_path):
 
 
 # From 3.14 on forkserver is the default.
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", slow("spawn")])
 def test_a_worker_of_a_handler_keeps_nothing_of_the_server(program, method):
     with program(method, "handler") as server:

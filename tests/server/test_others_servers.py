@@ -73,6 +73,7 @@ class Server(HTTPServer):
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", first(RELOADED, 3))
 def test_it_is_reloaded_more_than_once(what, tmp_path):
     with custom(tmp_path, RELOADED[what]) as program:

@@ -556,6 +556,7 @@ def threads(pid):
     return len(os.listdir(f"/proc/{pid}/task"))
 
 
+@pytest.mark.slow
 def test_parked_connections_migrate_and_need_no_thread_there(tmp_path):
     with program(tmp_path) as running:
         pid = running.wait_serving()

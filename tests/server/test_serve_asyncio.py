@@ -100,6 +100,7 @@ def test_at_a_stop_new_clients_are_refused_while_others_finish(kind, tmp_path):
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", first(KINDS))
 def test_what_outlasts_the_drain_is_cut_and_named(kind, tmp_path):
     answers: list[str] = []
@@ -117,6 +118,7 @@ def test_what_outlasts_the_drain_is_cut_and_named(kind, tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_client_that_resets_leaves_nothing_behind(tmp_path):
     with start(tmp_path, "asyncio") as program:
         pid = program.wait_serving()
@@ -133,6 +135,7 @@ def test_a_client_that_resets_leaves_nothing_behind(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_client_that_connected_just_before_the_drain_is_answered(tmp_path):
     with start(tmp_path, "uvicorn") as program:
         pid = program.wait_serving()

@@ -69,6 +69,7 @@ def test_all_are_handed_over_by_address_family_and_type_in_whatever_order(tmp_pa
         assert not os.path.exists(path)
 
 
+@pytest.mark.slow
 def test_a_new_address_is_bound_and_one_that_is_gone_is_closed_after_its_queue(tmp_path):
     ports = [free_port() for _ in range(3)]
     entries = [
@@ -104,6 +105,7 @@ def test_two_servers_that_asked_for_any_port_keep_theirs(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_stale_path_is_taken_over_and_an_answering_one_is_a_clear_error(tmp_path):
     path = str(tmp_path / "socket")
     entries = [{"class": "ThreadingUnixStreamServer", "address": path}]

@@ -82,6 +82,7 @@ def test_what_the_old_process_does_at_its_end(what, kind, tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_what_a_kept_pid_does_at_its_end(tmp_path):
     code = ENDS.format(
         kind="ThreadingHTTPServer", keep_pid=True, at_its_end=AT_ITS_END["no backlog"]
@@ -293,6 +294,7 @@ def test_a_server_goes_when_nobody_refers_to_it():
         gc.enable()
 
 
+@pytest.mark.slow
 def test_a_host_may_be_given_as_bytes(tmp_path):
     with custom(tmp_path, SERVE.replace('"127.0.0.1"', 'b"127.0.0.1"')) as program:
         pid = program.wait_serving()

@@ -99,6 +99,7 @@ def test_it_is_reloaded_meanwhile(method, tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_client_that_makes_no_handshake(number, tmp_path):
     secure = pytest.importorskip("secure")

@@ -143,6 +143,7 @@ def test_the_validator_has_no_complaint(tmp_path):
         assert "AssertionError" not in program.text
 
 
+@pytest.mark.slow
 def test_one_connection_goes_through_five_reloads(tmp_path):
     with modern(tmp_path) as program:
         pid = program.wait_serving()
@@ -291,6 +292,7 @@ with exposition.make_server("127.0.0.1", 0, app, Server, exposition._SilentHandl
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [BOTTLE, PROMETHEUS], ids=["bottle", "prometheus_client"])
 def test_other_peoples_servers(code, tmp_path):
     with custom(tmp_path, code) as program:

@@ -47,6 +47,7 @@ def serve(folder, kind="SimpleXMLRPCServer", protocol="HTTP/1.1"):
     return custom(folder, CODE.format(kind=kind, protocol=protocol))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", first(["HTTP/1.1", "HTTP/1.0"]))
 @pytest.mark.parametrize("kind", first(KINDS))
 def test_calls_over_reloads(kind, protocol, tmp_path):

@@ -88,6 +88,7 @@ def test_every_datagram_is_answered_over_twenty_reloads(cls, tmp_path):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.slow
 def test_datagrams_that_wait_when_the_server_drops_the_address_are_answered(tmp_path):
     """The handler of a first datagram holds the loop while more arrive and the reload passes."""
     config = configure(tmp_path / "config", "UDPServer", ["127.0.0.1", 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 
@@ -112,3 +113,21 @@ def test_one_more_and_one_less(poller, pair):
     poller.discard(ours.fileno())
     poller.discard(ours.fileno())  # of one that is not watched nothing is asked
     assert poller.wait(0) == (set(), False)
+
+
+def test_with_fewer_descriptors_allowed_than_are_watched_it_still_waits(poller, pair):
+    """The program, or its manager, lowered the limit while it ran: poll() refuses."""
+    ours, theirs = pair
+    poller.watch({ours.fileno(): READ, theirs.fileno(): READ})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+    try:
+        assert poller.wait(0) == (set(), False)
+        thread = threading.Timer(0.01, poller.interrupt)
+        thread.start()
+        assert poller.wait(None) == (set(), True)
+        theirs.sendall(b"x")
+        assert poller.wait(None) == ({ours.fileno()}, False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    thread.join()

@@ -83,6 +83,7 @@ def test_only_idle_connections_end_at_once(kind):
         assert idle.sock.recv(1) == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_one_ends_what_is_shown_to_be_active(kind):
     with Foreground("http_server.py", kind, "0", drain_timeout="41") as program:

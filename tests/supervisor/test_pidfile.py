@@ -356,6 +356,7 @@ def test_it_follows_the_generation_in_charge(folder):
         assert not path.exists()
 
 
+@pytest.mark.slow
 def test_the_incumbent_writes_it_again_when_its_successor_dies(folder):
     with Program("steps.py", folder) as program:
         old = program.wait_serving()
@@ -534,6 +535,7 @@ with Server(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [False, True], ids=["a pid of its own", "the pid is kept"])
 def test_a_server_that_gives_up_its_privileges_reloads(kept):
     python = python_for_all()

@@ -126,6 +126,7 @@ def test_the_lock_of_a_killed_incumbent_is_with_the_successor_that_starts(folder
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_kept_pid_that_starts_anew_is_not_taken_for_dead(folder):
     path = folder / "pid"
     with Program("kept.py", folder) as program:
@@ -181,6 +182,7 @@ def ask_in_vain(port):
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["elsewhere", slow(None)])
 def test_new_code_with_another_path_locks_that_one(name, folder):
     with Program("steps.py", folder) as program:

@@ -73,6 +73,7 @@ def start(manager, tmp_path, *addresses, **more):
 # -- notifications ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_step_of_reloads_is_told_by_the_main_process(manager, tmp_path):
     with start(manager, tmp_path) as program:
         old, states = manager.wait("READY", "1")
@@ -148,6 +149,7 @@ def slow_request(program, tmp_path, answers):
     return thread
 
 
+@pytest.mark.slow
 def test_a_long_drain_asks_for_more_time(tmp_path):
     answers: list[str] = []
     with Manager(tmp_path) as manager, start(manager, tmp_path) as program:
@@ -165,6 +167,7 @@ def test_a_long_drain_asks_for_more_time(tmp_path):
         assert answers == [f"0 {pid} end"]
 
 
+@pytest.mark.slow
 def test_a_stop_delay_is_part_of_the_stop(tmp_path):
     """Else systemd, whose own time-out begins with the order, might kill it in the delay."""
     more = {"ENDLESS_PY_STOP_DELAY": "2.5", "ENDLESS_PY_DRAIN_TIMEOUT": "0"}

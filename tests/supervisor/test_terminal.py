@@ -72,6 +72,7 @@ def test_a_server_ends_with_its_terminal(shell, reloads, server):
         assert f"generation {reloads + 1}" not in program.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nohup", [[], ["nohup"]])
 def test_a_terminal_that_goes_with_generation_0_changes_nothing(nohup, server):
     """As under `ssh -t host python server.py`, where the server leads the session."""
@@ -100,6 +101,7 @@ def test_with_nohup_it_reloads(server):
         assert new != pid
 
 
+@pytest.mark.slow
 def test_an_operators_hup_after_the_terminal_is_gone_reloads(server):
     """A shell that ends in peace sends its background jobs nothing."""
     script = 'set -m; "$@" & read line'

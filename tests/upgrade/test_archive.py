@@ -192,6 +192,7 @@ def test_a_zips_member_that_would_land_elsewhere_is_refused(name, kind, content,
     refused(tmp_path / "app.zip", tmp_path, r"^app\.zip")
 
 
+@pytest.mark.slow
 def test_size_and_number_are_bounded_whatever_the_headers_say(tmp_path):
     with zipfile.ZipFile(tmp_path / "app.zip", "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("zeros", bytes(3_000_000))

@@ -65,6 +65,7 @@ def test_a_server_without_an_updater_says_so(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_the_folder_server_reloads_when_what_it_watches_changes(tmp_path):
     watched = tmp_path / "watched"
     watched.write_text("one")

@@ -51,6 +51,7 @@ def cut_off(target):
     assert upgrade.status(target)["under_way"] == "2.0"
 
 
+@pytest.mark.slow
 def test_the_way_back_comes_before_anything_is_written(target, monkeypatch):
     """The new version fills the disk, and fails for that."""
     save, make = Place.save, files.create
@@ -141,6 +142,7 @@ def test_the_program_confirms_the_version_it_was_started_from_when_it_is_ready(t
     assert target.read_bytes() == new
 
 
+@pytest.mark.slow
 def test_a_program_that_never_gets_ready_is_left_after_two_starts(target):
     old = zipapp("1.0", UPDATE)
     target.write_bytes(old)

@@ -179,6 +179,7 @@ def test_a_server_that_says_nothing_or_drips_is_given_up_in_time(server, tmp_pat
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [False, True], ids=["in the headers", "while it connects"])
 def test_headers_that_drip_are_given_up_in_time(late, tmp_path, monkeypatch):
     resolve, most = socket.getaddrinfo, 2.0

@@ -122,6 +122,7 @@ def test_sigkill_at_each_step_leaves_a_whole_version_and_the_next_start_goes_on(
     assert seen == {"1.0", "2.0"}
 
 
+@pytest.mark.slow
 def test_the_layout_is_the_documented_one(tmp_path):
     folder = prepare(tmp_path, "link")
     with Swaps("link") as swaps:

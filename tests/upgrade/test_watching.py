@@ -132,6 +132,7 @@ def test_a_folder_is_watched_with_all_that_counts_in_it(watch, tmp_path):
     watched.expect()
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_still_written_is_waited_for(watch, tmp_path):
     path = tmp_path / "app.pyz"
     path.write_bytes(b"old")
@@ -191,6 +192,7 @@ def test_a_watch_leaves_nothing_behind(tmp_path):
 WATCH = "from endless_py import upgrade; upgrade.watch(sys.argv[0], settle=0.1)"
 
 
+@pytest.mark.slow
 def test_a_program_reloads_itself_under_load_and_a_broken_one_is_not_tried_again(tmp_path):
     path = tmp_path / "app.py"
 

@@ -105,6 +105,7 @@ def test_kept_connections_are_shared_out():
             connection.close()
 
 
+@pytest.mark.slow
 def test_a_burst_is_shared_out():
     with start(workers=4) as program:
         program.wait_serving()
@@ -140,6 +141,7 @@ def test_one_worker_is_one_process_without_the_code_for_more(tmp_path):
         started.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
 def test_nobody_makes_a_system_call_while_idle():
     with start(workers=4) as program:
@@ -232,6 +234,7 @@ def test_a_signal_to_a_worker_is_none_to_the_generation(number):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_of_them_counts_once():
     """As a service manager sends it, or a terminal: the request in flight is finished."""
     with start() as program:
@@ -274,6 +277,7 @@ def test_interrupt_raises_in_the_leader_alone():
 # -- their ends ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced():
     with start() as program:
         pid = program.wait_serving()
@@ -361,6 +365,7 @@ def test_shutdown_in_a_handler_ends_all(tmp_path):
 # -- reloads ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "unix", "more"),
     [
@@ -403,6 +408,7 @@ def leader_of(address, generation):
     return found["workers"][0]["pid"] if found["generation"] == generation else None
 
 
+@pytest.mark.slow
 def test_idle_connections_keep_their_connection_and_are_shared_out():
     with start() as program:
         pid = program.wait_serving()
@@ -470,6 +476,7 @@ def test_a_worker_that_does_not_become_ready_fails_the_reload(tmp_path):
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_a_successor_that_dies_while_the_workers_drain():
     with start() as program:
         pid = program.wait_serving()
@@ -491,6 +498,7 @@ def test_a_successor_that_dies_while_the_workers_drain():
         program.stop(new)
 
 
+@pytest.mark.slow
 def test_the_number_may_change(tmp_path):
     number = tmp_path / "number"
     number.write_text("2")
@@ -548,6 +556,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ThreadingUDPServer", slow("UDPServer")])
 def test_datagrams(kind, tmp_path):
     path = tmp_path / "program.py"

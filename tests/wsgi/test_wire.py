@@ -220,6 +220,7 @@ def test_bodies_of_all_kinds_on_one_connection():
             assert read_response(stream)[2] == b"abc0123456789"
 
 
+@pytest.mark.slow
 def test_a_body_that_nobody_reads_is_no_request():
     with served(fixed()) as client:
         stream = client.makefile("rb")
@@ -260,6 +261,7 @@ def test_too_many_chunks_are_answered_with_413():
 EXPECTS = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
 
 
+@pytest.mark.slow
 def test_100_continue_is_sent_when_the_application_reads():
     with served(echo) as client:
         client.sendall(EXPECTS)
@@ -529,6 +531,7 @@ def files(folder):
     return application, opened
 
 
+@pytest.mark.slow
 def test_files(tmp_path):
     application, opened = files(tmp_path)
     with served(application) as client:

@@ -58,6 +58,7 @@ def test_reloads_under_load_lose_nothing(name):
         assert "Traceback" not in reloads_under(Load(port), program, 3 if name == "plain" else 10)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_few_threads_and_many_clients_lose_nothing():
     port = free_port()
@@ -65,11 +66,13 @@ def test_few_threads_and_many_clients_lose_nothing():
         assert "Traceback" not in reloads_under(Load(port), program, 3)
 
 
+@pytest.mark.slow
 def test_a_unix_socket(tmp_path):
     with wsgi("applications:plain", "-b", f"unix:{tmp_path}/socket") as program:
         assert "Traceback" not in reloads_under(Load(tmp_path / "socket"), program, 2)
 
 
+@pytest.mark.slow
 def test_tls(tmp_path):
     certificate(tmp_path)
     port = free_port()
@@ -82,6 +85,7 @@ def test_tls(tmp_path):
         assert "Traceback" not in reloads_under(SecureLoad(port), program, 2)
 
 
+@pytest.mark.slow
 def test_one_connection_goes_through_reloads():
     port = free_port()
     with wsgi("applications:plain", "-b", f"127.0.0.1:{port}") as program:
@@ -136,6 +140,7 @@ def test_folder_environment_and_access_log(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_watch(tmp_path):
     (tmp_path / "here.py").write_text("from applications import plain as application\n")
     port = free_port()
@@ -221,6 +226,7 @@ def test_what_cannot_be_served_is_one_line(words, text):
     assert text in line
 
 
+@pytest.mark.slow
 def test_workers_are_told_of_each_other_and_reloaded_as_one():
     port = free_port()
     with wsgi("applications:plain", "-w3", "-b", f"127.0.0.1:{port}") as program:
@@ -270,6 +276,7 @@ def test_a_module_that_cannot_be_imported_shows_its_traceback(tmp_path):
     assert done.stderr.splitlines()[-1].endswith("the traceback above says why")
 
 
+@pytest.mark.slow
 def test_dotted_names_and_a_taken_address():
     port = free_port()
     with wsgi("applications:holder.application", "-b", f"127.0.0.1:{port}") as program:
