@@ -218,11 +218,14 @@ class Capture:
         self.files = {ORIGINAL: self.original, READER: reader}
 
     def given(self) -> None:
-        """The successor has its ends."""
-        os.close(self.writer)
+        """The successor has its ends, or there is none."""
+        if self.writer >= 0:
+            os.close(self.writer)
+        self.writer = -1
 
     def close(self) -> None:
-        """The successor has read everything so far, or is gone."""
+        """The successor has read everything so far, is gone, or could not be started."""
+        self.given()
         self.output.pass_on()
         self.output.close()
         os.close(self.original)

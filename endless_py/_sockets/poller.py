@@ -123,7 +123,7 @@ class Poller:
         until = None if timeout is None else time.monotonic() + timeout
         watched = {**self._known, self._self_pipe.fileno(): READ}
         while True:
-            ready = set()
+            ready: set[int] = set()
             for descriptor, events in watched.items():
                 poll = select.poll()
                 poll.register(descriptor, events)

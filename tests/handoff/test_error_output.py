@@ -151,3 +151,9 @@ def test_a_guard_that_is_not_needed_ends(piped, target):
         output._end_guard()
         output._end_guard()
         assert time.monotonic() - began < TIMEOUT
+
+
+def test_a_capture_that_no_successor_was_given_leaves_nothing_open():
+    before = set(os.listdir("/proc/self/fd"))
+    error_output.Capture().close()
+    assert set(os.listdir("/proc/self/fd")) == before
