@@ -46,7 +46,12 @@ def serve() -> None:
             pass
 
     write = log.write
-    log.write = lambda level, name, text: write(level, name, f"{text} @{time.monotonic():.6f}")
+
+    def write_with_clock(level, generation, template, event="", fields=None):
+        shown = {"text": template % fields if fields else template, "clock": time.monotonic()}
+        write(level, generation, "%(text)s @%(clock).6f", event, shown)
+
+    log.write = write_with_clock
     with endless_py.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.serve_forever()
 
