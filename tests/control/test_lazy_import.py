@@ -56,9 +56,9 @@ def test_a_command_builds_no_server_process(name):
 
 
 def test_status_of_a_server_imports_no_server(tmp_path):
+    (tmp_path / "code").write_text("")
+    (tmp_path / "version").write_text("v")
     with Program("steps.py", tmp_path) as program:
-        (tmp_path / "code").write_text("")
-        (tmp_path / "version").write_text("v")
         pid = program.wait_serving()
         modules = imported("-m", "endless_py", "status", pid)
         assert "endless_py._handoff.channel" in modules

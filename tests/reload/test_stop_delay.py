@@ -222,8 +222,8 @@ def test_a_second_order_to_the_predecessor_ends_the_delay_of_the_successor(tmp_p
         assert "ends what is still active" not in program.text
         os.kill(old, signal.SIGTERM)
         program.wait(rf"\[{old}\].*drain time is over: cuts ")
+        thread.join(TIMEOUT)  # before its handler could answer
         (tmp_path / "go").touch()
-        thread.join(TIMEOUT)
         assert answers == []
         program.wait_alone(None)
 
