@@ -105,8 +105,8 @@ def test_a_second_order_ends_the_delay_and_a_third_what_is_active(tmp_path):
         served_until_refused(program.port)
         os.kill(pid, signal.SIGTERM)
         program.wait("drain time is over: cuts ")
-        (tmp_path / "go").touch()
         thread.join(TIMEOUT)
+        (tmp_path / "go").touch()
         assert answers == []
         program.wait_alone(None)
 
@@ -120,8 +120,8 @@ def test_with_the_delay_over_a_second_order_ends_what_is_active(tmp_path):
         program.wait("the stop_delay is over; finishing 1 requests")
         os.kill(pid, signal.SIGTERM)
         program.wait("drain time is over: cuts ")
-        (tmp_path / "go").touch()
         thread.join(TIMEOUT)
+        (tmp_path / "go").touch()
         assert answers == []
         program.wait_alone(None)
 
