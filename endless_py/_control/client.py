@@ -16,7 +16,7 @@ from endless_py._control.socket import folder_pattern, private_folders
 from endless_py._control.speaker import Speaker
 from endless_py._control.words import problem
 from endless_py._handoff.channel import Channel, peer
-from endless_py._sockets.poller import LONGEST, READ, WRITE
+from endless_py._sockets.poller import LONGEST
 from endless_py._supervisor.pidrecord import is_zombie
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py.exceptions import ChannelClosed, ChannelError, EndlessError
@@ -137,7 +137,8 @@ class Client:
             times.append(max(0.0, self._channel.retry_at - time.monotonic()))
         wait = min((seconds for seconds in times if seconds is not None), default=None)
         poll = select.poll()
-        poll.register(self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0))
+        for descriptor, events in self._channel.watched().items():
+            poll.register(descriptor, events)
         if poll.poll(None if wait is None else math.ceil(min(wait, LONGEST) * 1000)):
             return
         self._deadline.tick()

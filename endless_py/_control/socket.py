@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from endless_py._handoff.channel import Channel, peer
 from endless_py._sockets.listener import unlink_if_stale
-from endless_py._sockets.poller import READ, WRITE
+from endless_py._sockets.poller import READ
 from endless_py._support.descriptors import keep_socket_off_standard_streams
 from endless_py._support.reserve import no_room
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -54,10 +54,6 @@ class Conversation:
 
     def fileno(self) -> int:
         return self.channel.fileno()
-
-    @property
-    def events(self) -> int:
-        return READ | (WRITE if self.channel.waits_for_room else 0)
 
     @property
     def deadline(self) -> Optional[float]:
@@ -155,7 +151,7 @@ class ControlSocket:
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors that lead to `step()`."""
-        found = {c.fileno(): c.events for c in self.conversations}
+        found = {k: v for c in self.conversations for k, v in c.channel.watched().items()}
         again_at = self._accepts_again_at
         if again_at is not None and time.monotonic() >= again_at:
             self._accepts_again_at = again_at = None

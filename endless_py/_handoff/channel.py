@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 
+from endless_py._sockets.poller import READ, WRITE
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -84,6 +85,10 @@ class Channel:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def watched(self) -> dict[int, int]:
+        """Return its descriptor, with the events that lead to `receive()` and `flush()`."""
+        return {self.fileno(): READ | (WRITE if self.waits_for_room else 0)}
 
     @property
     def sending(self) -> bool:

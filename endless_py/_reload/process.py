@@ -34,7 +34,7 @@ from endless_py._reload.signals import RELOAD
 from endless_py._reload.spawn import Spawn
 from endless_py._reload.stop import Stop
 from endless_py._reload.supervisor import Supervisor
-from endless_py._sockets.poller import READ, WRITE
+from endless_py._sockets.poller import READ
 from endless_py._supervisor.terminal import Terminal
 from endless_py._support import log, platform
 from endless_py._support.sigmask import block, unblock
@@ -221,7 +221,7 @@ class ServerProcess(BaseProcess):
 
     def watched(self) -> dict[int, int]:
         """Return the descriptors whose events should lead to a step."""
-        found = {c.fileno(): READ | (WRITE if c.waits_for_room else 0) for c in self._channels()}
+        found = {k: v for c in self._channels() for k, v in c.watched().items()}
         found[self.signals.fileno()] = found[self.spawn.watched()] = READ
         found.update(self.answers.control.watched())
         found.update(self.report.watched())

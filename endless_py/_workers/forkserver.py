@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from endless_py._handoff import words
 from endless_py._handoff.channel import Channel, Message
-from endless_py._sockets.poller import READ, WRITE, SelfPipe
+from endless_py._sockets.poller import READ, SelfPipe
 from endless_py._support import faults
 from endless_py._support.sigmask import block
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -84,10 +84,7 @@ class ForkServer:
         return self._channel is not None
 
     def watched(self) -> dict[int, int]:
-        channel = self._channel
-        if channel is None:
-            return {}
-        return {channel.fileno(): READ | (WRITE if channel.waits_for_room else 0)}
+        return {} if self._channel is None else self._channel.watched()
 
     def deadline(self) -> Optional[float]:
         return None if self._channel is None else self._channel.retry_at
@@ -183,9 +180,8 @@ class _Run:
         poll = select.poll()
         poll.register(self._pipe.fileno(), READ)
         while True:
-            poll.register(
-                self._channel.fileno(), READ | (WRITE if self._channel.waits_for_room else 0)
-            )
+            for descriptor, events in self._channel.watched().items():
+                poll.register(descriptor, events)
             retry = self._channel.retry_at
             poll.poll(None if retry is None else max(0.0, retry - time.monotonic()) * 1000)
             self._channel.flush()

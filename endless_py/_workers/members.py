@@ -12,7 +12,6 @@ from endless_py._reload.listener import Listener
 from endless_py._reload.migration import stay
 from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import MigratingConnection
-from endless_py._sockets.poller import READ, WRITE
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -57,10 +56,7 @@ class Member:
         return self.channel is not None
 
     def watched(self) -> dict[int, int]:
-        channel = self.channel
-        if channel is None:
-            return {}
-        return {channel.fileno(): READ | (WRITE if channel.waits_for_room else 0)}
+        return {} if self.channel is None else self.channel.watched()
 
     def deadline(self) -> Optional[float]:
         retry = None if self.channel is None else self.channel.retry_at

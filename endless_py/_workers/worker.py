@@ -23,7 +23,6 @@ from endless_py._reload.machine import Event
 from endless_py._reload.process import ServerProcess
 from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import MigratingConnection
-from endless_py._sockets.poller import READ, WRITE
 from endless_py._support import log
 from endless_py._workers.board import Board
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -194,9 +193,7 @@ class Membership:
         return False
 
     def watched(self) -> dict[int, int]:
-        if self.leaderless:
-            return {}
-        return {self._channel.fileno(): READ | (WRITE if self._channel.waits_for_room else 0)}
+        return {} if self.leaderless else self._channel.watched()
 
     def deadline(self) -> Optional[float]:
         return None if self.leaderless else self._channel.retry_at
