@@ -17,7 +17,7 @@ from typing import Any, Optional, Sequence
 from endless_py import __version__
 from endless_py._control.entry import COMMANDS, name_of_program
 from endless_py._reload import process
-from endless_py._reload.settings import from_text, problem_in_environment
+from endless_py._reload.settings import option, problem_in_environment
 from endless_py._support.files import unreadable
 from endless_py.exceptions import EndlessError, HealthError, PidFileError
 from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
@@ -77,13 +77,6 @@ def _check_headers(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f"{options.content_type!r} cannot be a content type")
 
 
-def _workers(word: str) -> Any:
-    try:
-        return from_text("workers", word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _port(word: str) -> int:
     try:
         port = int(word)
@@ -92,13 +85,6 @@ def _port(word: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{word!r} is not a port; give a number from 0 to 65535")
     return port
-
-
-def _health(word: str) -> Any:
-    try:
-        return from_text("health", word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,13 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=_workers,
+        type=option("workers"),
         help="processes that serve, or auto: one for each processor; default: 1",
     )
     parser.add_argument(
         "--health",
         metavar="ADDRESS",
-        type=_health,
+        type=option("health"),
         help="HOST:PORT at which health checks are answered; default: none",
     )
     parser.add_argument(

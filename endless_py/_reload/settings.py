@@ -158,6 +158,20 @@ def from_text(name: str, text: str) -> Any:
     return value
 
 
+def option(name: str) -> Callable[[str], Any]:
+    """Return what reads this setting for argparse; what cannot be is said as `from_text()` does."""
+
+    def read(word: str) -> Any:
+        try:
+            return from_text(name, word)
+        except ValueError as error:
+            from argparse import ArgumentTypeError  # late: only commands have options
+
+            raise ArgumentTypeError(str(error)) from None
+
+    return read
+
+
 def from_environment() -> dict[str, Any]:
     """Return the defaults that the environment has; a text that is none of them stays one.
 

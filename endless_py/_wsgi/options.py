@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from endless_py._reload.settings import from_text
+from endless_py._reload.settings import option
 from endless_py._wsgi import common
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Sequence
+    from typing import Sequence
 
 _ELSEWHERE = {
     **common.ELSEWHERE,
@@ -19,20 +19,6 @@ _ELSEWHERE = {
     "--timeout": "--timeout is not there: gunicorn ends a worker that is silent for so long, and "
     "here is none; see --header-timeout and --body-timeout",
 }
-
-
-def _workers(word: str) -> Any:
-    try:
-        return from_text("workers", word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _health(word: str) -> Any:
-    try:
-        return from_text("health", word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,14 +37,14 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "-w",
         "--workers",
-        type=_workers,
+        type=option("workers"),
         default=1,
         metavar="N",
         help="processes, each with its threads, or auto: one for each processor; default: 1",
     )
     found.add_argument(
         "--health",
-        type=_health,
+        type=option("health"),
         metavar="ADDRESS",
         help="HOST:PORT at which health checks are answered; default: none",
     )
