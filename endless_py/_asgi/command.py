@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from contextlib import suppress
 
 from endless_py import _api as control
@@ -13,8 +12,6 @@ from endless_py._asgi.by_uvicorn import serve_uvicorn
 from endless_py._asgi.options import parse
 from endless_py._reload import process
 from endless_py._wsgi import prepare
-from endless_py._wsgi.address import Address
-from endless_py._wsgi.forwarded import Trust
 from endless_py.exceptions import EndlessError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -37,11 +34,7 @@ def _run(options: argparse.Namespace) -> int:
         missing = "uvicorn is not there: python3 -m pip install 'endless-py[asgi]'"
         raise prepare.Wrong(missing) from None
     directory = prepare.enter(options)
-    try:
-        trust = Trust(options.forwarded_allow_ips)
-        binds = [Address(text, directory) for text in options.bind or ["127.0.0.1:8000"]]
-    except ValueError as error:
-        raise prepare.Wrong(str(error)) from None
+    trust, binds = prepare.trust_and_addresses(options, directory)
     application = prepare.application(options.application)
     log = prepare.access_log(options, directory)
     if log is not None:
@@ -92,13 +85,12 @@ def _load(config: Any, options: argparse.Namespace) -> None:
 
 
 def _serve(config: Any, addresses: list[Any], options: Any, directory: str) -> int:
-    pid_file = options.pid_file
     serving = serve_uvicorn(
         config,
         addresses,
         backlog=options.backlog,
         drain_timeout=options.graceful_timeout,
-        pid_file=None if pid_file is None else os.path.join(directory, pid_file),
+        pid_file=prepare.within(directory, options.pid_file),
     )
     try:
         with suppress(KeyboardInterrupt):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import threading
 from contextlib import ExitStack, suppress
 
 from endless_py._wsgi import prepare
 from endless_py._wsgi.address import Address
-from endless_py._wsgi.forwarded import Trust
 from endless_py._wsgi.handler import Service
 from endless_py._wsgi.head import Limits
 from endless_py._wsgi.options import parse
@@ -29,11 +27,7 @@ def main(words: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     directory = prepare.enter(options)
-    try:
-        trust = Trust(options.forwarded_allow_ips)
-        binds = [Address(text, directory) for text in options.bind or ["127.0.0.1:8000"]]
-    except ValueError as error:
-        raise prepare.Wrong(str(error)) from None
+    trust, binds = prepare.trust_and_addresses(options, directory)
     application = prepare.application(options.application)
     service = Service(application, _limits(options), trust)
     service.keep_alive = options.keep_alive
@@ -75,13 +69,12 @@ def _limits(options: argparse.Namespace) -> Limits:
 def _server(
     options: argparse.Namespace, directory: str, address: Address, tls: dict[str, Optional[str]]
 ) -> Any:
-    pid_file = options.pid_file
     settings = {
         "max_handlers": options.threads,
         "request_queue_size": options.backlog,
         "drain_timeout": options.graceful_timeout,
         "workers": options.workers,
-        "pid_file": None if pid_file is None else os.path.join(directory, pid_file),
+        "pid_file": prepare.within(directory, options.pid_file),
     }
     if options.stop_delay is not None:
         settings["stop_delay"] = options.stop_delay

@@ -12,7 +12,9 @@ from endless_py._control.entry import name_of_program
 from endless_py._reload import process
 from endless_py._support.files import unreadable
 from endless_py._wsgi.access_log import AccessLog
+from endless_py._wsgi.address import Address
 from endless_py._wsgi.application import NoApplication, load
+from endless_py._wsgi.forwarded import Trust
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -56,6 +58,20 @@ def enter(options: argparse.Namespace) -> str:
     return os.path.abspath(directory)
 
 
+def within(directory: str, path: Optional[str]) -> Optional[str]:
+    """Return a path that was given as seen from there."""
+    return None if path is None else os.path.join(directory, path)
+
+
+def trust_and_addresses(options: argparse.Namespace, directory: str) -> tuple[Trust, list[Address]]:
+    """Return which proxies are believed, and where it is to serve."""
+    try:
+        trust = Trust(options.forwarded_allow_ips)
+        return trust, [Address(text, directory) for text in options.bind or ["127.0.0.1:8000"]]
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
 def application(text: str) -> Any:
     """Return what MODULE:APPLICATION names."""
     try:
@@ -82,10 +98,8 @@ def tls(options: argparse.Namespace, directory: str) -> dict[str, Optional[str]]
     """Return certfile and keyfile, nothing without --certfile."""
     if not options.certfile:
         return {}
-    found = {
-        name: None if path is None else os.path.join(directory, path)
-        for name, path in (("certfile", options.certfile), ("keyfile", options.keyfile))
-    }
+    names = ("certfile", "keyfile")
+    found = {name: within(directory, getattr(options, name)) for name in names}
     problem = unreadable(found)
     if problem:
         raise Wrong(problem)
