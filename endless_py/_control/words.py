@@ -5,7 +5,16 @@ Whoever has the pid may be another version, or another user's process that root 
 
 from __future__ import annotations
 
-from endless_py._handoff.words import are_counts, is_number, is_pid, is_report, is_text, is_time
+from endless_py._handoff.words import (
+    are_counts,
+    is_count,
+    is_flag,
+    is_number,
+    is_pid,
+    is_report,
+    is_text,
+    is_time,
+)
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -14,14 +23,6 @@ if TYPE_CHECKING:
     Check = Callable[[object], bool]
 
 _MOST = 1000  # generations and servers, and lines of output
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _maybe(check: Check) -> Check:
@@ -62,7 +63,7 @@ ANSWERS: dict[str, Check] = {
         phase=is_text,
         since=is_time,
         until=_maybe(is_time),
-        bridge=_is_flag,
+        bridge=is_flag,
         servers=_list(_fields(address=is_text, active=is_number, idle=is_number)),
         successor=_maybe(_NEIGHBOUR),
         predecessors=_list(_NEIGHBOUR),
@@ -74,8 +75,8 @@ ANSWERS: dict[str, Check] = {
                     since=is_time,
                     active=is_number,
                     idle=is_number,
-                    served=_is_count,
-                    memory=_maybe(_is_count),
+                    served=is_count,
+                    memory=_maybe(is_count),
                 )
             )
         ),
@@ -87,7 +88,7 @@ ANSWERS: dict[str, Check] = {
                     client=is_text,
                     listener=is_text,
                     seconds=is_time,
-                    idle=_is_flag,
+                    idle=is_flag,
                     request=is_text,
                 )
             )
@@ -100,10 +101,10 @@ ANSWERS: dict[str, Check] = {
         directory=is_text,
         environment=_is_environment,
     ),
-    "owns": _fields(owns=_is_flag, pid_file=_maybe(is_text)),
+    "owns": _fields(owns=is_flag, pid_file=_maybe(is_text)),
     "moved": _fields(pid=is_pid),
     "started": _NEIGHBOUR,
-    "ready": _fields(pid=is_pid, generation=is_number, bridge=_is_flag, seconds=is_time),
+    "ready": _fields(pid=is_pid, generation=is_number, bridge=is_flag, seconds=is_time),
     "failed": _fields(generation=is_number, reason=is_text, output=_list(is_text)),
     "cut": _fields(requests=is_number),
     "outcome": _fields(result=is_text, text=is_text),

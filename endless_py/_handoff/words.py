@@ -82,8 +82,13 @@ def _is_index(value: object) -> bool:
     return value is None or is_number(value)
 
 
-def _is_flag(value: object) -> bool:
-    return value is None or isinstance(value, bool)
+def is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a number of what was counted."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _are_numbers(value: object) -> bool:
@@ -92,9 +97,7 @@ def _are_numbers(value: object) -> bool:
 
 def are_counts(value: object) -> bool:
     """Whether these are numbers by name, of what was counted."""
-    return isinstance(value, dict) and all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63 for n in value.values()
-    )
+    return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
 def _is_path(value: object) -> bool:
@@ -146,7 +149,7 @@ FROM_PREDECESSOR: dict[str, Fields] = {
     "counted": {"numbers": are_counts},
     "missing": {"indexes": _are_numbers},
     "reload": {},
-    "stop": {"now": _is_flag},
+    "stop": {"now": lambda value: value is None or is_flag(value)},
     "force": {},
     "ancestor_ended": {},
     "connections": {"items": _is_list},
@@ -158,9 +161,9 @@ FROM_PREDECESSOR: dict[str, Fields] = {
 
 FROM_LEADER: dict[str, Fields] = {
     "look": {},
-    "exclusive": {"on": lambda value: isinstance(value, bool)},
+    "exclusive": {"on": is_flag},
     "serve": {},
-    "yield": {"migrates": lambda value: isinstance(value, bool)},
+    "yield": {"migrates": is_flag},
     "resume": {},
     "close": {},
     "stop": {},

@@ -102,12 +102,8 @@ class Migration:
             listener, connection = self._under_way.pop(number, (None, None))
             if listener is None or connection is None:
                 continue
-            if taken:
-                connection.move("taken")
-                connection.socket.close()
-                self._process.counters.add("connections_migrated_out")
-            else:
-                stay(listener, connection)
+            settle(listener, connection, taken)
+            self._process.counters.add("connections_migrated_out", int(taken))
 
     def leave_to_successor(self) -> int:
         """The drain's time is over: return how many were on their way.
@@ -147,6 +143,15 @@ def stay(listener: Listener, connection: MigratingConnection) -> None:
         connection.refused_for = None
     listener.arrivals.append(connection)
     listener.wake()
+
+
+def settle(listener: Listener, connection: MigratingConnection, taken: bool) -> None:
+    """Whom it was sent to has taken it, or has refused it."""
+    if taken:
+        connection.move("taken")
+        connection.socket.close()
+    else:
+        stay(listener, connection)
 
 
 def arrive(listener: Listener, connection: MigratingConnection) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from endless_py._handoff.channel import Channel, Message
 from endless_py._reload.listener import Listener
-from endless_py._reload.migration import stay
+from endless_py._reload.migration import settle, stay
 from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import MigratingConnection
 from endless_py.exceptions import ChannelClosed, ChannelError
@@ -90,17 +90,18 @@ class Member:
     def fail(self, why: str) -> None:
         """Give it up; it is killed."""
         self.lost = why
-        if self.pid:
-            with suppress(OSError):  # its channel is open, so the number is its own
-                os.kill(self.pid, signal.SIGKILL)
+        self._kill()
 
     def kill_late(self) -> None:
         """Kill it when its time to end is over."""
         if self.kill_at is not None and time.monotonic() >= self.kill_at:
             self.kill_at = None
-            if self.pid and self.channel is not None:
-                with suppress(OSError):
-                    os.kill(self.pid, signal.SIGKILL)
+            self._kill()
+
+    def _kill(self) -> None:
+        if self.pid and self.channel is not None:  # that is open, so the number is its own
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def ended(self, listener: Listener) -> None:
         """Its process has ended: what it has not said that it has is served here."""
@@ -137,10 +138,5 @@ class Member:
         """It has these, or has refused them."""
         for number in numbers:
             connection = self._under_way.pop(number, None)
-            if connection is None:
-                continue
-            if taken:
-                connection.move("taken")
-                connection.socket.close()
-            else:
-                stay(listener, connection)
+            if connection is not None:
+                settle(listener, connection, taken)
