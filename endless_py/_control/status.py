@@ -121,9 +121,8 @@ def _servers(deadline: Deadline, verbose: bool) -> list[tuple[list[str], States]
                 pid = int(match[1]) if match else 0
                 if pid and pid not in seen:
                     with suppress(EndlessError):
-                        states = chain(pid, Deadline(min(_PATIENCE, deadline.remaining() or 5.0)))
-                        if verbose:
-                            states = chain(pid, deadline, verbose)
+                        patience = Deadline(min(_PATIENCE, deadline.remaining() or _PATIENCE))
+                        states = chain(pid, patience, verbose)
                         seen |= {state["pid"] for state in states}
                         found.append((_words(pid, deadline), states))
     return sorted(found, key=lambda server: int(server[1][-1]["pid"]))
