@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 
 import pytest
+from commands import without_waits
 from harness import TIMEOUT, Load, get, until
 from managed import Supervisord
 
@@ -46,13 +47,7 @@ class Deployed(Supervisord):
             timeout=TIMEOUT,
             check=False,
         )
-        # What it says while it waits depends on the machine.
-        lines = done.stderr.splitlines(keepends=True)
-        return (
-            done.returncode,
-            done.stdout,
-            "".join(x for x in lines if not x.startswith("waits: ")),
-        )
+        return done.returncode, done.stdout, without_waits(done.stderr)
 
     @property
     def current(self) -> str:

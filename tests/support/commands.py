@@ -21,13 +21,15 @@ def start_command(*words, cwd=None):
 
 
 def finish(process, seconds=TIMEOUT):
-    """Return a command's exit status, its output and its error output.
-
-    How long each of them has to wait, and so what it says of that, depends on the machine.
-    """
+    """Return a command's exit status, its output and its error output."""
     output, errors = process.communicate(timeout=seconds)
+    return process.returncode, output, without_waits(errors)
+
+
+def without_waits(errors):
+    """How long a command has to wait, and so what it says of that, depends on the machine."""
     lines = errors.splitlines(keepends=True)
-    return process.returncode, output, "".join(x for x in lines if not x.startswith("waits: "))
+    return "".join(line for line in lines if not line.startswith("waits: "))
 
 
 def command(*words, seconds=TIMEOUT):
