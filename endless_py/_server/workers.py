@@ -38,7 +38,8 @@ def serve(base: type, server: Any, poll_interval: float) -> None:
     if count == 1:
         current.hooks.run_worker_start(0)
         try:
-            loop.run()
+            # "auto" on one processor: `serve_beside()` has left that to whoever knows the number.
+            beside_it(base, server, loop.run)
         finally:
             current.hooks.run_worker_exit(0)
         return

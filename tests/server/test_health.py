@@ -91,6 +91,20 @@ def test_the_pages_over_reloads_and_a_stop(kind):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call here")
+def test_as_many_workers_as_there_are_processors_where_there_is_one():
+    where, before = free_port(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})  # which the program has from us
+    try:
+        program = web(where, ENDLESS_PY_WORKERS="auto")
+    finally:
+        os.sched_setaffinity(0, before)
+    with program:
+        port_of(program, where)
+        assert program.pids() == [program.pid]
+        assert ask(where, "/readyz") == (200, "ready\n")
+
+
 COUNTERS = "requests", "connections_accepted", "connections_cut"
 
 
