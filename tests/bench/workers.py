@@ -32,6 +32,7 @@ from measure import (
 from throughput import wrk
 
 KIND = "ThreadingHTTPServer"
+KINDS = (("keep-alive", ()), ("a connection each", ("-H", "Connection: close")))
 
 
 @contextlib.contextmanager
@@ -91,19 +92,27 @@ def workers(settings: Settings) -> list[Row]:
         raise NotMeasured("a machine with two cores")
     path, seconds = f"/burn?{turns_in(0.002)}", settings.pick(3, 1)
     rows, rounds = [], settings.pick(5, 1)
-    close = ("-H", "Connection: close")
     with contextlib.ExitStack() as stack:
         ports = [stack.enter_context(_ours(settings, count))[1] for count in (1, 2, 4)]
-        for kind, more in (("keep-alive", ()), ("a connection each", close)):
+        for kind, more in KINDS:
             rates = [partial(wrk, port, seconds, *more, path=path) for port in ports]
             one, two, four = turns(rounds, *rates)
             what = f"requests/s, 2 ms of Python each, {kind}, workers = 2"
             rows.append(ratio_row(what, "workers = 1", two, one, 1.9))
             rows.append(ratio_row(what.replace("= 2", "= 4"), "workers = 1", four, one, None))
+    try:
+        return rows + _beside_gunicorn(settings, path)
+    except NotMeasured as error:
+        return [*rows, Row("WSGI, 2 workers", "gunicorn", "", f"not measured: {error}", "")]
+
+
+def _beside_gunicorn(settings: Settings, path: str) -> list[Row]:
+    rows: list[Row] = []
+    seconds, rounds = settings.pick(3, 1), settings.pick(5, 1)
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(_wsgi(settings, 2))[1]
         other = stack.enter_context(gunicorn(settings, 2))
-        for kind, more in (("keep-alive", ()), ("a connection each", close)):
+        ours = stack.enter_context(_wsgi(settings, 2))[1]
+        for kind, more in KINDS:
             rates = [partial(wrk, port, seconds, *more, path=path) for port in (ours, other)]
             found = turns(rounds, *rates)
             what = f"WSGI requests/s, 2 ms of Python each, {kind}, 2 workers, 16 threads each"
