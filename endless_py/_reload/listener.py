@@ -106,6 +106,7 @@ class Listener:
         self.drain_deadline: Optional[float] = None
         self.abandon_at: Optional[float] = None
         self.paused_until: Optional[float] = None
+        self.date = (0, "")  # the second (time.time) and what a response says of it
         self.slow: Any = None  # who watches over its handlers, while its loop runs
         self.full = False  # as many handlers as there may be; the end of one wakes the loop
         self.no_room_logged = float("-inf")

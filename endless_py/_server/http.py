@@ -11,10 +11,11 @@ import functools
 import re
 import socketserver
 import sys
+import time
 from types import FunctionType
 
 from endless_py._reload.listener import Listener
-from endless_py._server import framing, kept
+from endless_py._server import framing, head, kept, stream
 from endless_py._server import idle as boundary
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 _MADE_WHEN_ASKED_FOR = {"_headers_buffer", "_default_response_headers"}
 # A head that says what becomes of the connection, or is an interim one: 100 Continue.
 _SAID = re.compile(rb"connection:|HTTP/[^ ]+ 1[0-9][0-9] ", re.I)
+
+
+def _defined(cls: type, name: str) -> Any:
+    """Return what the class or one of its bases has under this name, as it stands there."""
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_method(cls: Any, name: str, found: Any) -> bool:
+    """Whether what a class gives under this name is a plain function of it, no static method."""
+    return _defined(cls, name) is found
 
 
 class Hooks:
@@ -49,13 +61,11 @@ class Hooks:
         if method is not None:
             return method(*arguments, **keywords)
         handler = self.handler
-        cls = type(handler)
-        for base in cls.__mro__:
-            if name in base.__dict__:
-                method = base.__dict__[name]
-                break
-        if type(method) is FunctionType:
-            return method(handler, *arguments, **keywords)
+        cls: Any = type(handler)
+        found = getattr(cls, name, None)
+        if type(found) is FunctionType and _is_method(cls, name, found):
+            return found(handler, *arguments, **keywords)
+        method = _defined(cls, name)
         if hasattr(method, "__get__"):
             method = method.__get__(handler, cls)
         return method(*arguments, **keywords)
@@ -72,7 +82,7 @@ class Hooks:
 
     def setup(self: Any, *arguments: Any, **keywords: Any) -> None:
         self.theirs("setup", *arguments, **keywords)
-        restore = boundary.own(self.handler, "restore_state")
+        restore = stream.own(self.handler, "restore_state")
         if restore is not None and self.place.arrived_with is not None:
             restore(self.place.arrived_with)
 
@@ -80,7 +90,7 @@ class Hooks:
 class HTTPHooks(Hooks):
     """What stands before the methods of a BaseHTTPRequestHandler."""
 
-    names = ("setup", "handle_one_request", "parse_request", "end_headers")
+    names = ("setup", "handle_one_request", "parse_request", "end_headers", "date_time_string")
 
     def __init__(self, handler: Any, place: boundary.Boundary) -> None:
         self._ends = False  # this request is the last one of its connection
@@ -113,7 +123,7 @@ class HTTPHooks(Hooks):
                 self.handler.close_connection = True
                 return
         except OSError as error:  # for the handler, where it reads
-            with boundary.reading_raises(self.handler, error):
+            with stream.reading_raises(self.handler, error):
                 self.theirs("handle_one_request", *arguments, **keywords)
         else:
             self.theirs("handle_one_request", *arguments, **keywords)
@@ -130,7 +140,7 @@ class HTTPHooks(Hooks):
         """
         handler = self.handler
         cls: Any = type(handler)
-        if boundary.own(handler, "save_state") is not None:
+        if stream.own(handler, "save_state") is not None:
             return True
         if self._own or not (kept.is_standard(cls, "setup") and kept.is_standard(cls, "handle")):
             return False
@@ -151,7 +161,7 @@ class HTTPHooks(Hooks):
         cls: Any = type(self.handler)
         return (
             not self._own
-            and boundary.own(self.handler, "save_state") is None
+            and stream.own(self.handler, "save_state") is None
             and all(kept.is_standard(cls, name) for name in ("setup", "handle", "finish"))
         )
 
@@ -179,21 +189,38 @@ class HTTPHooks(Hooks):
         count = self.place.count
         count.requests += 1
         count.line = handler.raw_requestline
+        if not arguments and not keywords and self._is_standard("parse_request"):
+            names = head.parse(handler)
+            if names is not None:
+                if not names.isdisjoint(head.FRAMING) and not handler.close_connection:
+                    self._ends = not self._has_clear_body()
+                return True
         parse: Callable[[], bool] = functools.partial(
             self.theirs, "parse_request", *arguments, **keywords
         )
-        strict = boundary.own(handler, "_checks_framing", False)
+        strict = stream.own(handler, "_checks_framing", False)
         if handler.protocol_version < "HTTP/1.1" or strict:
             return parse()
-        parsed, head = framing.parse_request(handler, parse)
-        if not handler.close_connection and not self._is_clear(head):
+        parsed, lines = framing.parse_request(handler, parse)
+        if not handler.close_connection and not self._is_clear(lines):
             self._ends = True
         return parsed
 
-    def _is_clear(self: Any, head: bytes) -> bool:
+    def _is_standard(self: Any, name: str) -> bool:
+        """Whether it is http.server's own method that is called next."""
+        found = getattr(type(self.handler), name, None)
+        return name not in self._replaced and head.is_standard(found)
+
+    def _is_clear(self: Any, lines: bytes) -> bool:
+        try:
+            framing.check_head(self.handler.raw_requestline, lines)
+        except framing.FramingError:
+            return False
+        return bool(self._has_clear_body())
+
+    def _has_clear_body(self: Any) -> bool:
         handler = self.handler
         try:
-            framing.check_head(handler.raw_requestline, head)
             length = framing.body_length(handler.headers, handler.request_version)
         except framing.FramingError:
             return False
@@ -207,10 +234,21 @@ class HTTPHooks(Hooks):
 
     # -- what the client is told ------------------------------------------
 
+    def date_time_string(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        """As http.server's, which is made once a second; a program may have one of its own."""
+        if arguments or keywords or not self._is_standard("date_time_string"):
+            return self.theirs("date_time_string", *arguments, **keywords)
+        listener, now = self.place.listener, int(time.time())
+        second, text = listener.date
+        if second != now:
+            text = self.theirs("date_time_string")
+            listener.date = now, text
+        return text
+
     def end_headers(self: Any, *arguments: Any, **keywords: Any) -> None:
         place = self.place
         if self._ends or place.draining():
-            lines = boundary.own(self.handler, "_headers_buffer") or ()
+            lines = stream.own(self.handler, "_headers_buffer") or ()
             said = any(_SAID.match(line) for line in lines)
             if not said and (self._ends or not place.can_migrate(self.handler)):
                 self.handler.send_header("Connection", "close")

@@ -6,18 +6,18 @@ its connection migrates; if it cannot, the client is told to finish.
 
 from __future__ import annotations
 
-import io
 import select
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from endless_py._reload import process
 from endless_py._reload.settings import seconds
+from endless_py._server.stream import can_be_looked_into, has_more, own, read_ahead
 from endless_py._sockets.connection import (
     MAX_STATE,
     Connection,
+    ConnectionState,
     Count,
     DrainSignal,
     can_be_told,
@@ -40,13 +40,13 @@ class Boundary:
     """What one handler needs to wait at its boundaries."""
 
     def __init__(self, listener: Listener, request: Any) -> None:
-        self._listener = listener
+        self.listener = listener
         self._connection: Optional[Connection] = listener.connections.get(request)
         # Without a connection nobody asks for it.
         self.count = Count() if self._connection is None else self._connection.count
         # Says whether another handler could go on; None: it does not matter.
         self.is_stateless: Optional[Callable[[], bool]] = None
-        # Whether what a fresh connection's client has sent is read at once; see _read_ahead().
+        # Whether what a fresh connection's client has sent is read at once; see read_ahead().
         self.reads_ahead = False
         # Says whether its class allows that it is parked; None: it does not.
         self.may_park: Optional[Callable[[], bool]] = None
@@ -64,12 +64,12 @@ class Boundary:
         return self._connection.client_address if self._connection is not None else None
 
     def draining(self) -> bool:
-        drain_signal = self._listener.drain_signal
+        drain_signal = self.listener.drain_signal
         return drain_signal is not None and drain_signal.was_sent()
 
     def can_migrate(self, handler: Any) -> bool:
         """Whether the connection can be served by the successor from here on."""
-        connection, drain_signal = self._connection, self._listener.drain_signal
+        connection, drain_signal = self._connection, self.listener.drain_signal
         return (
             connection is not None
             and drain_signal is not None
@@ -85,7 +85,7 @@ class Boundary:
             # TLS and whatever else wraps a socket has state that no descriptor carries.
             and type(handler.request) is socket.socket
             and own(handler, "connection", handler.request) is handler.request
-            and _can_be_looked_into(handler)
+            and can_be_looked_into(handler)
             and can_be_told(self._connection.client_address)
             and self._migrates(handler)
         )
@@ -107,21 +107,22 @@ class Boundary:
             since, self._connection.silent_since = self._connection.silent_since, None
         if self.reads_ahead:
             self.reads_ahead = False
-            if _read_ahead(handler):
+            if read_ahead(handler):
                 return True  # accepted just now: what it runs for counts from there
         try:
             return self._wait(handler, since)
         finally:
             self._speaks()
-            if self._listener.slow is not None and self._connection is not None:
-                self._listener.slow.begins(self._connection)
+            if self.listener.slow is not None and self._connection is not None:
+                self.listener.slow.begins(self._connection)
 
     def _speaks(self) -> None:
-        if self._connection is not None and self._connection.idle:
-            self._connection.move("speaks")
+        connection = self._connection
+        if connection is not None and connection.state is ConnectionState.IDLE:
+            connection.move("speaks")
 
     def _wait(self, handler: Any, since: float) -> bool:
-        if not _can_be_looked_into(handler) or _buffered(handler):
+        if has_more(handler):
             return True
         try:
             descriptor = handler.connection.fileno()
@@ -131,7 +132,7 @@ class Boundary:
         if descriptor < 0:
             return True
         until = None if timeout is None else since + timeout
-        parking = self._listener.parking
+        parking = self.listener.parking
         lingers = parking is not None and parking.for_handlers and self.may_park is not None
         while True:
             grace = None
@@ -142,12 +143,12 @@ class Boundary:
                     self._drain_signal, self._poll = None, select.poll()
                     self._poll.register(descriptor, select.POLLIN)
                     self._drain_seen = time.monotonic()
-                signal = self._listener.drain_signal
+                signal = self.listener.drain_signal
                 grace = self._drain_seen
                 if signal is None or not signal.hurries:
                     grace += seconds(handler.server, "keepalive_grace")
-            elif self._poll is None or self._drain_signal is not self._listener.drain_signal:
-                self._drain_signal, self._poll = self._listener.drain_signal, select.poll()
+            elif self._poll is None or self._drain_signal is not self.listener.drain_signal:
+                self._drain_signal, self._poll = self.listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
                 if self._drain_signal is not None:
                     self._poll.register(self._drain_signal.fileno(), select.POLLIN)
@@ -155,8 +156,9 @@ class Boundary:
             if grace is not None and (until is None or grace < until):
                 ends = grace
             wait = None if ends is None else max(0.0, min(ends - time.monotonic(), LONGEST)) * 1000
-            if self._connection is not None and not self._connection.idle:
-                self._connection.move("waits")
+            connection = self._connection
+            if connection is not None and connection.state is not ConnectionState.IDLE:
+                connection.move("waits")
             if lingers and not self.draining():
                 lingers, ready = False, self._linger(wait)
                 expired = until is not None and time.monotonic() >= until
@@ -181,8 +183,8 @@ class Boundary:
         wait is the longest that it may be, in milliseconds; None: there is no bound of its own.
         Where clients wait for a handler, or many handlers linger already, it is no time at all.
         """
-        most, parking = 0.0, self._listener.parking
-        if parking is not None and not self._listener.full and parking.lingers(self):
+        most, parking = 0.0, self.listener.parking
+        if parking is not None and not self.listener.full and parking.lingers(self):
             most = _LINGER * 1000
         try:
             found: list[tuple[int, int]] = self._poll.poll(
@@ -214,7 +216,7 @@ class Boundary:
         state = b"" if save is None else bytes(save())
         assert self._connection is not None
         if len(state) > MAX_STATE:
-            drain_signal = self._listener.drain_signal
+            drain_signal = self.listener.drain_signal
             self._connection.refused_for = drain_signal and drain_signal.drain
             process.current.log(
                 log.ERROR,
@@ -263,86 +265,3 @@ def await_message(handler: Any) -> bool:
     restore_state(data) is called with them in the successor, between setup() and handle()
     """
     return of(handler).wait(handler)
-
-
-def own(handler: Any, name: str, default: Any = None) -> Any:
-    """As getattr(), without asking a __getattr__() of the program's that answers to every name."""
-    try:
-        return object.__getattribute__(handler, name)
-    except AttributeError:
-        return default
-
-
-@contextmanager
-def reading_raises(handler: Any, error: Exception) -> Iterator[None]:
-    """Have the next read raise what `wait()` has raised: the class says what follows from it."""
-    rfile = handler.rfile
-    raw = rfile.raw if type(rfile) is io.BufferedReader else rfile
-
-    def readinto(buffer: Any) -> int:
-        raise error
-
-    raw.readinto = readinto
-    try:
-        yield
-    finally:
-        del raw.readinto
-
-
-def _can_be_looked_into(handler: Any) -> bool:
-    """Whether what its rfile has read ahead can be seen.
-
-    Something that a program has put in its place (a counter, a limit, a tee) may have bytes of
-    the next message. So nothing is waited for but by reading, and the bytes stay here.
-    """
-    rfile = own(handler, "rfile")
-    if type(rfile) is io.BufferedReader:
-        rfile = rfile.raw
-    return rfile is None or type(rfile) is socket.SocketIO
-
-
-def _buffered(handler: Any) -> bool:
-    """Whether bytes of the next message were read already."""
-    pending = getattr(handler.connection, "pending", None)  # what TLS has decrypted
-    if pending is not None and pending():
-        return True
-    rfile = own(handler, "rfile")
-    if type(rfile) is not io.BufferedReader:
-        return False
-    return _peek(rfile, _nothing_yet)
-
-
-def _peek(rfile: io.BufferedReader, readinto: Callable[[Any], Optional[int]]) -> bool:
-    """Whether there is something in the buffer, once readinto() was asked for more if not."""
-    raw = vars(rfile.raw)
-    raw["readinto"] = readinto  # SocketIO's own would wait for the socket
-    try:
-        return bool(rfile.peek(1))
-    finally:
-        del raw["readinto"]
-
-
-def _read_ahead(handler: Any) -> bool:
-    """Whether a fresh connection's client has said something already, which is read then.
-
-    It nearly always has. What is found is in the handler's own buffer, where its own read finds
-    it, so that the look costs nothing: no poll object, no system call more.
-    """
-    rfile, connection = own(handler, "rfile"), own(handler, "connection")
-    if type(rfile) is not io.BufferedReader or type(connection) is not socket.socket:
-        return False
-    # With a time-out the call would wait, in spite of its flag.
-    if type(rfile.raw) is not socket.SocketIO or connection.gettimeout() is not None:
-        return False
-
-    def readinto(buffer: Any) -> Optional[int]:
-        try:
-            return connection.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-
-    return _peek(rfile, readinto)
-
-
-def _nothing_yet(buffer: Any) -> None:
-    """Stand in for SocketIO.readinto(): no byte is there, as a socket without any would say."""

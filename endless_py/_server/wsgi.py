@@ -139,14 +139,14 @@ class WSGIRequestHandler(_std.WSGIRequestHandler):
         if self.protocol_version < "HTTP/1.1":
             return super().parse_request(*arguments, **keywords)
         parse = functools.partial(super().parse_request, *arguments, **keywords)
-        parsed, head = framing.parse_request(self, parse)
+        parsed, lines = framing.parse_request(self, parse)
         if not parsed:
             self.close_connection = True  # what is left of the head is no request
             return False
         if self.request_version == "HTTP/0.9":
             return True  # it has neither headers nor a next request
         try:
-            framing.check_head(self.raw_requestline, head)
+            framing.check_head(self.raw_requestline, lines)
             self._request_length = framing.body_length(self.headers, self.request_version)
         except framing.FramingError as error:
             self.send_error(HTTPStatus.BAD_REQUEST, str(error))

@@ -109,6 +109,7 @@ class Grown(endless_py.BaseHTTPRequestHandler):
         self.send_response_only(200, "OK")
         self.send_header("X", "y")
         self.end_headers(later=4)
+        assert self.date_time_string(later=5) == self.date_time_string()
         self.wfile.flush()
 
     def do_GET(self):
