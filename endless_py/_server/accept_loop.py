@@ -139,7 +139,7 @@ class AcceptLoop:
                     parking.serve()
                 parking.look()
         finally:
-            self._requests.end_of_turn()
+            self._requests.inline.end_of_turn()
         if listener.cut or current.released:
             pass  # what waits there again would outlast the force stop
         elif actions:
@@ -151,10 +151,10 @@ class AcceptLoop:
     def _act(self) -> None:
         """Call the program's own service_actions(), which may wait for something."""
         try:
-            with self._requests.may_wait(f"the service_actions() of {self._listener}"):
+            with self._requests.inline.code("the service_actions() of {}".format, self._listener):
                 self._server.service_actions()
         finally:
-            self._requests.end_of_turn()
+            self._requests.inline.end_of_turn()
 
     def _plan(self, poller: Poller, accepts: int, parked: int) -> Optional[float]:
         """Watch what can happen; return until when (time.monotonic) at most, None is for ever.

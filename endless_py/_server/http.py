@@ -271,8 +271,13 @@ def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
     # It takes long to import; whoever has a handler class of its own has done that.
     http: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
     kind = HTTPHooks if isinstance(handler, http) else Hooks
-    if kind is Hooks and not isinstance(handler, socketserver.StreamRequestHandler):
-        return None
+    if kind is Hooks:
+        if not isinstance(handler, socketserver.StreamRequestHandler):
+            return None
+        connection = listener.connections.get(request)
+        if connection is None or connection.arrived_with is None:
+            vars(handler).setdefault("migrating", False)
+            return None  # there is nothing to restore
     return kind(handler, boundary.Boundary(listener, request))
 
 

@@ -313,7 +313,7 @@ class GracefulMixIn:
         have died since.
         """
         listener = self._listener
-        if not listener.connections.end(request):
+        if id(request) not in listener.connections.active or not listener.connections.end(request):
             return
         waited_for = not listener.accepting or listener.paused_until is not None or listener.full
         if leaves or waited_for:

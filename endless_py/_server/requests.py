@@ -6,13 +6,12 @@ import errno
 import os
 import socket
 import socketserver
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from endless_py._reload import process
-from endless_py._reload.drain import HandlerCut
 from endless_py._reload.settings import of
 from endless_py._server import forking
+from endless_py._server.inline import Inline
 from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
 from endless_py._server.parking import Parking
 from endless_py._server.room import Room
@@ -72,9 +71,9 @@ class Requests:
         plain = starts_threads(server) and not self._verifies
         self._listener.steady = plain and self._most > 1
         self._was_blocking = False
-        self._inline = handles_inline(server)
+        self._in_loop = handles_inline(server)
         self._turns_of_one = 0
-        self._busy = False  # something that may wait has run in this turn
+        self.inline = Inline(self._listener, self._forks)
 
     def begin(self) -> None:
         """The loop begins."""
@@ -99,12 +98,6 @@ class Requests:
         elif self._was_blocking and process.current.alone():
             with suppress(OSError, ValueError):
                 os.set_blocking(self._server.fileno(), True)
-
-    def end_of_turn(self) -> None:
-        """Where a handler has run in the loop, the loop can drive the process again."""
-        if self._busy:
-            self._busy = False
-            process.current.driver.free(self._listener)
 
     def _reuse_threads(self) -> Optional[HandlerThreads]:
         """Have connections served by threads that have served others before, where that works."""
@@ -243,36 +236,13 @@ class Requests:
         if ours:
             sock.receiver = self._listener.loop_thread
         try:
-            with self.may_wait(f"the get_request() of {self._listener}"):
+            with self.inline.code("the get_request() of {}".format, self._listener):
                 request: tuple[Any, Any] = server.get_request()
                 return request
             raise ConnectionAbortedError
         finally:
             if ours:
                 sock.receiver = None
-
-    @contextmanager
-    def may_wait(self, what: str) -> Iterator[None]:
-        """The program's code runs in the loop, as long as it likes; others drive meanwhile.
-
-        what it is, for the log, where it outlasts the force stop, and is ended.
-        """
-        listener = self._listener
-        listener.inline_thread = listener.loop_thread
-        try:
-            if not self._busy:
-                self._busy = True
-                process.current.driver.busy(listener)
-            yield
-        except HandlerCut:
-            process.current.log(log.WARNING, "%(what)s was ended", "handler_ended", what=what)
-        finally:
-            listener.inline_cut = False
-            listener.inline_thread = None
-            if not listener.accepting:
-                process.current.wake()
-            if self._forks:
-                self.end_of_turn()  # no helper lives while it forks
 
     def _handle_one(self) -> bool:
         """As socketserver's _handle_request_noblock(); whether there was a request."""
@@ -306,7 +276,7 @@ class Requests:
                 connection.count.alone = 0
                 server.shutdown_request(request)
         except Exception:
-            with self.may_wait(f"the handle_error() for {say_address(client_address)}"):
+            with self.inline.code(_say_error, client_address):
                 server.handle_error(request, client_address)
             server.shutdown_request(request)
         except BaseException:
@@ -316,16 +286,16 @@ class Requests:
     def _verify(self, request: Any, client_address: Any) -> bool:
         if not self._verifies:
             return True
-        with self.may_wait(f"the verify_request() for {say_address(client_address)}"):
+        with self.inline.code(_say_verify, client_address):
             return bool(self._server.verify_request(request, client_address))
         return False
 
     def _process_inline(self, server: Any, request: Any, client_address: Any) -> None:
         """The handler may run in this thread and hold the loop as long as it likes."""
-        with self.may_wait(f"the handler of {say_address(client_address)}"):
+        with self.inline.code(_say_handler, client_address):
             server.process_request(request, client_address)
-            if self._inline:
-                server._ended(request)
+            if self._in_loop and id(request) in self._listener.connections.active:
+                server._ended(request)  # a class that keeps it open does so on its own
             return
         server.shutdown_request(request)
 
@@ -342,6 +312,18 @@ class Requests:
                 socket.socket.listen(sock, self._server.request_queue_size)
                 text = "%(listener)s was shut down by another process; this one listens on it again"
                 process.current.log(log.ERROR, text, "listens_again", listener=listener)
+
+
+def _say_handler(client_address: Any) -> str:
+    return f"the handler of {say_address(client_address)}"
+
+
+def _say_verify(client_address: Any) -> str:
+    return f"the verify_request() for {say_address(client_address)}"
+
+
+def _say_error(client_address: Any) -> str:
+    return f"the handle_error() for {say_address(client_address)}"
 
 
 def _process_request(server: Any, request: Any, client_address: Any) -> None:

@@ -1,0 +1,76 @@
+"""The program's code that runs in a server's loop, and holds it as long as it likes."""
+
+from __future__ import annotations
+
+from endless_py._reload import process
+from endless_py._reload.drain import HandlerCut
+from endless_py._reload.listener import Listener
+from endless_py._support import log
+
+TYPE_CHECKING = False  # true for checkers: typing takes long to import
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+
+class Inline:
+    """Has others drive the process while a loop runs code of the program's."""
+
+    def __init__(self, listener: Listener, forks: bool) -> None:
+        self.listener = listener
+        self._forks = forks
+        self._busy = False  # such code has run in this turn
+
+    def code(self, what: Callable[[Any], str], about: Any) -> _Code:
+        """Return what such code runs within; what(about) says in the log what was ended.
+
+        That happens where it outlasts the force stop.
+        """
+        return _Code(self, what, about)
+
+    def begin(self) -> None:
+        if not self._busy:
+            self._busy = True
+            process.current.driver.busy(self.listener)
+
+    def end(self) -> None:
+        listener = self.listener
+        listener.inline_cut = False
+        listener.inline_thread = None
+        if not listener.accepting:
+            process.current.wake()
+        if self._forks:
+            self.end_of_turn()  # no helper lives while it forks
+
+    def end_of_turn(self) -> None:
+        """Where such code has run in the loop, the loop can drive the process again."""
+        if self._busy:
+            self._busy = False
+            process.current.driver.free(self.listener)
+
+
+class _Code:
+    """Not a generator: every request of a server without threads goes through here."""
+
+    __slots__ = ("_about", "_inline", "_what")
+
+    def __init__(self, inline: Inline, what: Callable[[Any], str], about: Any) -> None:
+        self._inline, self._what, self._about = inline, what, about
+
+    def __enter__(self) -> None:
+        inline = self._inline
+        inline.listener.inline_thread = inline.listener.loop_thread
+        try:
+            inline.begin()  # who drives from now on knows whom to watch
+        except BaseException:
+            inline.end()
+            raise
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> bool:
+        try:
+            if kind is None or not issubclass(kind, HandlerCut):
+                return False
+            what = self._what(self._about)
+            process.current.log(log.WARNING, "%(what)s was ended", "handler_ended", what=what)
+            return True
+        finally:
+            self._inline.end()
