@@ -305,7 +305,6 @@ class ServerProcess(BaseProcess):
     def _in_forked_child(self) -> None:
         """A fork is not a generation: it gives up all that makes the parent one."""
         served = self.listeners.forked_for()
-        self.reserve.in_forked_child()
         self.counters.in_forked_child()
         self.beside.in_forked_child()
         self.driver.in_forked_child()
@@ -321,8 +320,9 @@ class ServerProcess(BaseProcess):
         self.children.in_forked_child()
         if self.listeners.all:  # else it becomes a daemon, and will be what is served
             self.supervisor.in_forked_child()
-        if served is None:
+        if served is None:  # a handler's process ends soon, and pays for each page that it touches
             self.signals.restore()
+            self.reserve.in_forked_child()
         else:
             self.signals.in_handler_process()
         if self.orders.terminal is not None:

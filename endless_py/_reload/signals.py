@@ -13,7 +13,7 @@ from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
 from endless_py._support import log, sigmask
-from endless_py._support.sigmask import block, unblock
+from endless_py._support.sigmask import block, restore, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Signals:
         """Let them in again, in the parent and in the child."""
         before = self._forking.pop(_thread.get_ident(), None)
         if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            restore(before)
 
     def in_handler_process(self) -> None:
         """In a forked handler of requests signals mean something else from now on.

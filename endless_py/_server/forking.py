@@ -12,6 +12,7 @@ import select
 import socket
 import socketserver
 import time
+from contextlib import suppress
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload import process
@@ -72,6 +73,10 @@ def receive(server: Any, ready: set[int]) -> None:
     for handler in list(listener.connections.forked.values()):
         if handler.channel.fileno() not in ready:
             continue
+        if handler.receiver is None:
+            with suppress(OSError):
+                if not handler.channel.recv(1, socket.MSG_PEEK):
+                    continue  # its end, and nothing before it: so it is nearly always
         try:
             handler.receiver = handler.receiver or Channel(handler.channel)
             messages = handler.receiver.receive()

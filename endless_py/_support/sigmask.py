@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # its enumerations take longer than the call
 import signal
 from contextlib import suppress
 
@@ -15,7 +16,13 @@ def block(numbers: Iterable[int]) -> set[int]:
 
     They stay pending across a spawn or an exec.
     """
-    return set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, set(numbers))))
+    before: set[int] = _signal.pthread_sigmask(signal.SIG_BLOCK, set(numbers))
+    return before
+
+
+def restore(numbers: set[int]) -> None:
+    """Hold back these in this thread and let all others in: what `block()` returned."""
+    _signal.pthread_sigmask(signal.SIG_SETMASK, numbers)
 
 
 def left_by(pid: int) -> set[int]:
