@@ -310,18 +310,19 @@ def on_drained(hook: _Hook) -> _Hook:
 
 
 def on_worker_start(hook: _WorkerHook) -> _WorkerHook:
-    """Have `hook(number)` called in each process that is to serve, before it does; a decorator.
+    """Have `hook(number)` called once in each process that is to serve; a decorator.
 
-    Here connections to databases, threads and random seeds belong, which a fork must not share.
-    number is the worker's, 0 is that of the leader and of a server without workers. What it raises
-    ends that process: `serve_forever()` fails, or a reload does.
+    It is called before the process's first server serves, and may start others, in threads. Here
+    connections to databases, threads and random seeds belong, which a fork must not share. number
+    is the worker's, 0 is that of the leader and of a server without workers. What it raises ends
+    that process: `serve_forever()` fails, or a reload does.
     """
     process.current.hooks.worker_start.append(hook)
     return hook
 
 
 def on_worker_exit(hook: _WorkerHook) -> _WorkerHook:
-    """Have `hook(number)` called in each process that has served, at its end; a decorator.
+    """Have `hook(number)` called once in each process that has served, at its end; a decorator.
 
     In a worker nothing else of the program's runs after `serve_forever()`: neither what follows it
     nor what `atexit` had before.

@@ -36,6 +36,7 @@ class Hooks:
         self.after_signal: dict[int, list[Hook]] = {}
         self._lock = threading.Lock()
         self._checking = False
+        self._servers = 0  # that are served in this process, as `run_worker_start()` is told
 
     def run_checks(self) -> bool:
         """Call what has to pass before this process says ready; what it raises goes through.
@@ -59,12 +60,23 @@ class Hooks:
         self.run(self.steps[name], f"{name} hook")
 
     def run_worker_start(self, number: int) -> None:
-        """Call what prepares a process that is to serve; what it raises goes through."""
-        for hook in list(self.worker_start):
+        """Call what prepares a process that is to serve; what it raises goes through.
+
+        A process is prepared once, by its first server: what is called may start others.
+        """
+        with self._lock:
+            self._servers += 1
+            first = self._servers == 1
+        for hook in list(self.worker_start) if first else ():
             hook(number)
 
     def run_worker_exit(self, number: int) -> None:
-        """Call what a process that has served does at its end."""
+        """Call what a process that has served does at its end, with its last server."""
+        with self._lock:
+            last = self._servers == 1
+            self._servers = max(0, self._servers - 1)
+        if not last:
+            return
         found: list[Hook] = [_bound(hook, number) for hook in self.worker_exit]
         self.run(found, "on_worker_exit hook")
 

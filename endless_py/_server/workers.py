@@ -36,8 +36,8 @@ def serve(base: type, server: Any, poll_interval: float) -> None:
     current.dry_start.end_here()
     loop = AcceptLoop(server, poll_interval)
     if count == 1:
-        current.hooks.run_worker_start(0)
         try:
+            current.hooks.run_worker_start(0)
             # "auto" on one processor: `serve_beside()` has left that to whoever knows the number.
             beside_it(base, server, loop.run)
         finally:

@@ -219,6 +219,50 @@ def test_what_is_no_number_of_workers_is_refused(tmp_path, value):
     assert "workers must be" in line
 
 
+TWO = """
+import os, threading, endless_py
+from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d end" % os.getpid())
+    def log_message(self, *_): pass
+class Server(ThreadingHTTPServer):
+    workers = {workers}
+other = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+@endless_py.on_worker_start
+def begin(number):
+    print("begins", number, flush=True)
+    if not number:
+        threading.Thread(target=other.serve_forever).start()
+@endless_py.on_worker_exit
+def end(number):
+    print("ends", number, flush=True)
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever()
+other.server_close()
+"""
+
+
+@pytest.mark.parametrize("workers", [2, slow(1)])
+def test_another_server_of_the_leader_does_not_begin_it_anew(workers, tmp_path):
+    """It is started where the documentation says, by what is called for each process once."""
+    path = tmp_path / "program.py"
+    path.write_text(TWO.format(workers=workers))
+    with Program(path) as program:
+        pid = program.wait_serving(count=2)
+        new = program.reload(1, pid, 2)
+        if workers == 1:
+            program.wait_alone(new)
+        else:
+            wait_settled(program, new, workers)
+        program.stop(new)
+        for number in range(workers):
+            assert program.lines.count(f"begins {number}") == 2
+            assert program.lines.count(f"ends {number}") == 2
+
+
 # -- signals ------------------------------------------------------------------
 
 
