@@ -120,6 +120,12 @@ class Inherit:
         if self._error_output is not None and not self._error_output.restored:
             self._error_output.restore()
 
+    def leave_error_output(self) -> None:
+        """In a process forked for this one: the same, but its leader alone reads what comes."""
+        self.restore_error_output()
+        if self._error_output is not None:
+            self._error_output.close()
+
     def watched(self) -> dict[int, int]:
         """Return the descriptors that lead to `step()`."""
         return {} if self._error_output is None else self._error_output.watched()

@@ -99,7 +99,7 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
         run(membership, current, AcceptLoop(server, poll_interval).run)
 
     def restore() -> None:
-        current.inherit.restore_error_output()
+        current.inherit.leave_error_output()
 
     def begin_fork_server() -> None:
         """What only the leader serves is closed in the others."""

@@ -11,7 +11,6 @@ client wakes all.
 from __future__ import annotations
 
 import select
-from contextlib import suppress
 
 from endless_py._sockets.poller import LONGEST, READ, Poller
 
@@ -34,18 +33,18 @@ class ExclusivePoller(Poller):
         self._exclusive = False
         self._listener = listener
         self._woken = False  # by a client, the last time
+        self._stale = False  # what the kernel waits for may not be what is known
         self._poll: Any = select.epoll()
         self._poll.register(self._self_pipe.fileno(), READ)
 
     def watch(self, descriptors: dict[int, int]) -> None:
-        if descriptors == self._known:
-            return
         for descriptor in self._known.keys() - descriptors.keys():
             self._leave(descriptor)
         for descriptor, events in descriptors.items():
-            if self._known.get(descriptor) != events:
-                self._unregister(descriptor)
+            if descriptor not in self._known:
                 self._register(descriptor, events)
+            elif descriptor != self._listener:
+                self._confirm(descriptor, events)
         self._known = dict(descriptors)
 
     def add(self, descriptor: int) -> None:
@@ -67,6 +66,8 @@ class ExclusivePoller(Poller):
         self.interrupt()
 
     def wait(self, timeout: Optional[float]) -> tuple[set[int], bool]:
+        if self._stale:
+            self._renew()
         if self._woken:
             self._woken = False
             if self._listener in self._known:
@@ -84,7 +85,34 @@ class ExclusivePoller(Poller):
     def _register(self, descriptor: int, events: int) -> None:
         if descriptor == self._listener and self._exclusive:
             events |= _EXCLUSIVE
-        self._poll.register(descriptor, events)
+        try:
+            self._poll.register(descriptor, events)
+        except OSError:
+            self._stale = True
+
+    def _confirm(self, descriptor: int, events: int) -> None:
+        """It is waited for already, if it still is the same file that has this number."""
+        try:
+            self._poll.modify(descriptor, events)
+        except OSError:
+            self._stale = True
+
+    def _renew(self) -> None:
+        """Something was closed before it was left, and the kernel may wait for it all the same.
+
+        It does so as long as another process has the same file: a worker has what its leader has
+        had. Then only another epoll knows nothing of it.
+        """
+        try:
+            fresh: Any = select.epoll()
+        except OSError:  # no descriptor for it; tried again with the next wait
+            return
+        self._stale = False
+        left, self._poll = self._poll, fresh
+        self._poll.register(self._self_pipe.fileno(), READ)
+        for descriptor, events in self._known.items():
+            self._register(descriptor, events)
+        left.close()
 
     def _leave(self, descriptor: int) -> None:
         self._unregister(descriptor)
@@ -95,8 +123,10 @@ class ExclusivePoller(Poller):
                 self._left_waiting()
 
     def _unregister(self, descriptor: int) -> None:
-        with suppress(OSError, KeyError):  # it was closed, by which the kernel forgets it
+        try:
             self._poll.unregister(descriptor)
+        except OSError:
+            self._stale = True
 
     def close(self) -> None:
         super().close()

@@ -141,7 +141,7 @@ class Membership:
         process, listener, body = self._process, self._listener, message.body
         word = body["type"]
         if word == "serve":
-            process.inherit.restore_error_output()
+            process.inherit.leave_error_output()
             listener.entered = listener.ready = True
             if process.machine.accepting:
                 listener.move("ready")

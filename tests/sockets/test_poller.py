@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import threading
 
 import pytest
 
+from endless_py._sockets.exclusive import ExclusivePoller
 from endless_py._sockets.poller import READ, WRITE, Poller, SelfPipe
 
 
@@ -18,9 +20,9 @@ def pipe():
     pipe.close()
 
 
-@pytest.fixture
-def poller():
-    poller = Poller()
+@pytest.fixture(params=[Poller, lambda: ExclusivePoller(-1, lambda: None)])
+def poller(request):
+    poller = request.param()
     yield poller
     poller.close()
 
@@ -113,6 +115,53 @@ def test_one_more_and_one_less(poller, pair):
     poller.discard(ours.fileno())
     poller.discard(ours.fileno())  # of one that is not watched nothing is asked
     assert poller.wait(0) == (set(), False)
+
+
+def test_what_was_closed_is_not_told_of_though_another_process_has_it(poller, pair):
+    """As the end of a pipe that every worker has from its leader."""
+    ours, theirs = pair
+    number = ours.fileno()
+    with ours.dup():  # for the kernel it is not closed
+        poller.watch({number: READ})
+        theirs.close()
+        assert poller.wait(None) == ({number}, False)
+        ours.close()
+        poller.watch({})
+        assert poller.wait(0) == (set(), False)
+        poller.interrupt()
+        assert poller.wait(None) == (set(), True)
+
+
+def test_a_number_that_is_another_files_by_now_is_waited_for_anew(poller, pair):
+    ours, theirs = pair
+    number = ours.fileno()
+    mine, other = socket.socketpair()
+    with ours.dup(), mine, other:
+        poller.watch({number: READ})
+        theirs.sendall(b"x")
+        os.dup2(mine.fileno(), number)
+        poller.watch({number: READ})
+        assert poller.wait(0) == (set(), False)  # what came is for the former one
+        other.sendall(b"x")
+        assert poller.wait(None) == ({number}, False)
+
+
+def test_where_no_descriptor_is_left_it_still_waits_for_what_it_can(poller, pair):
+    ours, theirs = pair
+    number = ours.fileno()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours.dup():
+        poller.watch({number: READ, theirs.fileno(): READ})
+        ours.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, before[1]))
+        try:
+            poller.watch({theirs.fileno(): READ})
+            poller.interrupt()
+            assert poller.wait(None)[1]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        theirs.sendall(b"x")
+        assert poller.wait(0) == (set(), False)
 
 
 def test_with_fewer_descriptors_allowed_than_are_watched_it_still_waits(poller, pair):

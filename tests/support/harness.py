@@ -283,6 +283,16 @@ def _asleep(pid: int) -> list[str]:
     return []
 
 
+def rests(pid: int) -> bool:
+    """Whether a process did nothing at all for a moment.
+
+    A loop that spins is never seen to: while it waits for a processor it does not sleep.
+    """
+    before = _asleep(pid)
+    time.sleep(0.05)
+    return bool(before) and _asleep(pid) == before
+
+
 def queued(port: int) -> int:
     """Return how many connections wait in the accept queue, as the kernel counts them."""
     with open("/proc/net/tcp") as file:
