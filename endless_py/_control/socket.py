@@ -207,6 +207,9 @@ class ControlSocket:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            os.close(kept)
 
     def keep_for_exec(self) -> Optional[int]:
         """Return the descriptor that is to outlast an exec: who connects meanwhile waits in its

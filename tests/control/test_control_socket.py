@@ -296,6 +296,17 @@ def test_the_end_of_the_process_is_what_ends_a_conversation(control, connect):
     assert sock.recv(1) == b""
 
 
+def test_a_forked_child_has_none_of_it_be_it_open_or_kept_from_before_an_exec():
+    kept, other = socket.socketpair()
+    found = ControlSocket(lambda *_: None)
+    found.kept = kept.detach()
+    found.close()
+    with other:
+        other.settimeout(TIMEOUT)
+        assert other.recv(1) == b""
+    found.close()
+
+
 # -- the client's end ---------------------------------------------------------
 
 
