@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from string import ascii_lowercase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
@@ -26,7 +27,7 @@ TITLES = {
     "kept": "With a kept pid: from the incumbent to the bridge",
     "back": "With a kept pid: from the bridge back to the kept pid",
 }
-LETTERS = dict(zip(sorted({cell.why_not for cell in every_cell()} - {""}), "abcdefgh"))
+LETTERS = dict(zip(sorted({cell.why_not for cell in every_cell()} - {""}), ascii_lowercase))
 LEGEND = """\
 Who serves afterwards: the new code, the old code, or "ends": the fault ended the last process
 that was there, or the pid that is kept, and what its supervisor starts finds nothing in its way.

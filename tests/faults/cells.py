@@ -13,6 +13,8 @@ STEPS = {
     "listeners sent": ("listeners sent", "listeners received"),
     "spawn": ("spawn", ""),
     "adopted": ("adopted heard", "adopted"),
+    "fork server": ("", "fork server"),
+    "fork worker": ("", "fork worker"),
     "ready": ("ready heard", "ready"),
     "stop accepting": ("stop accepting", ""),
     "migrating": ("migrating", "connections received"),
@@ -22,6 +24,8 @@ STEPS = {
     "exit": ("exit", ""),
 }
 BEFORE_SPAWN = ["signal", "hook", "channel opened", "listeners sent"]
+FORKS = ["fork server", "fork worker"]
+BEFORE_WORKERS = [*BEFORE_SPAWN, "spawn", "adopted", *FORKS]
 FAULTS = {
     "kill": "SIGKILL",
     "stop": "SIGSTOP",
@@ -33,9 +37,17 @@ FAULTS = {
     "disk": "disk full",
     "slow": "slow start",
     "clock": "clock stepped",
+    "worker": "SIGKILL of a worker",
+    "leader": "SIGKILL of the leader",
+    "fork": "fork fails",
 }
-DELAYS = ("stop", "full", "disk", "slow", "clock")  # these prevent no reload
-STRIKES = ("kill", "stop")  # they can hit a process that is at no step itself
+WITH_WORKERS = ("worker", "leader", "fork")  # in a program that has some; all others have none
+COUNT = 3  # of its workers
+LIMITS = ("descriptors", "memory")  # these are told of where it forks, too
+DELAYS = ("stop", "full", "disk", "slow", "clock", "worker")  # these prevent no reload
+STRIKES = ("kill", "stop", "worker", "leader")  # they can hit a process that is at no step itself
+# Where a kept pid makes a difference to a program with workers.
+KEPT = ("adopted", "fork worker", "ready", "draining", "exec", "exit")
 
 
 class Handoff(NamedTuple):
@@ -84,6 +96,8 @@ class Cell(NamedTuple):
             return "the kept pid's end begins it: no signal, no hook, and nothing is started"
         if self.handoff == "reload" and self.step == "exec":
             return "only a kept pid starts its program anew in place"
+        if self.step in FORKS and not self.workers > 1:
+            return "only a program with workers comes to it, and a limit alone tells something new"
         if self.struck and self.step in BEFORE_SPAWN:
             return "the one to be started is not there yet"
         if self.struck and self.fault not in STRIKES:
@@ -91,12 +105,50 @@ class Cell(NamedTuple):
         early = [*BEFORE_SPAWN, "spawn"] if self.victim == 0 else BEFORE_SPAWN
         if self.fault == "full" and self.step in early:
             return "nobody is at the channel's other end yet who could leave it full"
+        if self.workers > 1 and self.handoff != "reload" and self.step not in KEPT:
+            return "as in the first table: that the pid is kept makes no difference to workers here"
+        return self._why_no_worker if self.fault == "worker" else self._why_no_fork
+
+    @property
+    def _why_no_worker(self) -> str:
+        early = self.victim == 1 and self.step in BEFORE_WORKERS
+        late = self.victim == 0 and self.step in ("hammer", "exec", "exit")
+        return "it has no workers yet, or no more" if early or late else ""
+
+    @property
+    def _why_no_fork(self) -> str:
+        """Why nothing is forked next, by the one at the step, that could fail."""
+        if self.fault != "fork":
+            return ""
+        if self.handoff == "kept":
+            again = self.victim == 1 or self.step != "exec"
+            return "as in the first table, or in the third" if again else ""
+        if self.victim == 0 and self.step == "spawn":
+            return "the one that is started forks next: see there"
+        if self.victim == 0 and self.step not in (*BEFORE_SPAWN, "adopted"):
+            return "what drains forks nothing"
         return ""
+
+    @property
+    def kills_worker(self) -> bool:
+        """Whether nobody would fork before a worker is to be replaced."""
+        late = self.step in ("ready", "migrating")
+        return self.fault == "worker" or (self.fault == "fork" and (late or self._adopts))
+
+    @property
+    def _adopts(self) -> bool:
+        return self.step == "adopted" and self.victim == 0
+
+    @property
+    def workers(self) -> int:
+        """How many processes of each generation serve."""
+        forks = self.step in FORKS and self.fault in LIMITS
+        return COUNT if self.fault in WITH_WORKERS or forks else 1
 
     @property
     def leaves_none(self) -> bool:
         """Whether nobody is left to serve: the last one was killed."""
-        if self.fault not in ("kill", "exit"):
+        if self.fault not in ("kill", "exit", "leader"):
             return False
         if self.victim == 0:
             return self.handoff != "back" and self.step in BEFORE_SPAWN

@@ -3,11 +3,14 @@
 FAULT_FOLDER/place is JSON that says at which step ("step") of which process: the one with a
 pid ("pid"), or any other one ("other": true). It happens once: the first process that comes
 there takes the file away, says so on standard error, with its pid and the lowest descriptor
-that is free, and waits for one letter on the FIFO FAULT_FOLDER/orders.
+that is free, and waits for one letter on the FIFO FAULT_FOLDER/orders. A worker is at no step.
+
+While there is FAULT_FOLDER/no-forks, nothing is forked, and who wanted to says so.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -35,6 +38,8 @@ def at(step: str) -> None:
 
 def _is_mine(step: str) -> bool:
     global _slow
+    if _is_worker():
+        return False
     if step == "ready" and threading.current_thread() is not threading.main_thread():
         return False  # an exception in another thread would not end the program
     try:
@@ -46,6 +51,38 @@ def _is_mine(step: str) -> bool:
         return False
     _slow = place["slow"]
     return here
+
+
+def _is_worker() -> bool:
+    process = sys.modules.get("endless_py._reload.process")
+    current = getattr(process, "current", None)  # there is none yet while a handoff is received
+    return current is not None and current.worker > 0
+
+
+def _try_to_fork() -> None:
+    if (_folder / "no-forks").exists():
+        os.write(2, f"no fork: pid {os.getpid()}\n".encode())
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _fork() -> int:
+    _try_to_fork()
+    return _real_fork()
+
+
+_real_fork, os.fork = os.fork, _fork
+
+
+def _fork_no_more() -> None:
+    """The start of another program is a fork as well."""
+    import subprocess  # late, as where it is tested
+
+    def execute(*arguments: Any, **keywords: Any) -> None:
+        _try_to_fork()
+        real(*arguments, **keywords)
+
+    real: Any = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+    subprocess.Popen._execute_child = execute  # type: ignore[attr-defined]
 
 
 def _stop_here() -> None:
@@ -94,5 +131,6 @@ _CARRY_OUT = {
     "m": _allocate,
     "c": _step_clock,
     "f": _fill,
+    "n": _fork_no_more,
     "s": lambda: time.sleep(_slow),
 }

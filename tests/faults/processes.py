@@ -44,20 +44,6 @@ def has_ended(pid: int) -> bool:
     return _states(pid) <= {"Z", "X"}
 
 
-def rests(pid: int) -> bool:
-    """Whether a process did nothing at all for a moment; a loop that spins is never seen to."""
-
-    def used() -> dict[str, str]:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return {task.name: (task / "schedstat").read_text().split()[0] for task in tasks}
-
-    with contextlib.suppress(FileNotFoundError):  # a thread has just ended
-        before = used()
-        time.sleep(0.05)
-        return used() == before
-    return False
-
-
 def wait_stopped(pid: int) -> bool:
     """Wait until a process has been stopped by a signal, all threads of it; False: it has ended."""
     wait_until(lambda: _states(pid) <= {"T"} or has_ended(pid), f"{pid} stops")
@@ -143,19 +129,52 @@ def lift_limits(pids: list[int]) -> None:
                 resource.prlimit(pid, kind, (hard, hard))
 
 
-def serving(program: Program, port: int, folder: Path) -> dict[str, Any]:
-    """Return the state of the only process that is left, once it serves; {} before."""
-    program.process.poll()
+def _parent(pid: int) -> int:
+    """Return the pid of a process's parent; 0: it is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def leaders(program: Program) -> list[int]:
+    """Return the program's processes that are not another one's workers, nor fork them for it."""
     pids = program.pids()
-    if len(pids) != 1:
+    return [pid for pid in pids if _parent(pid) not in (0, *pids)]
+
+
+def team(leader: int, program: Program) -> tuple[int, list[int]]:
+    """Return a leader's fork server (0: it has none) and the workers that this has forked."""
+    pids = program.pids()
+    forks = next((pid for pid in pids if _parent(pid) == leader), 0)
+    return forks, [pid for pid in pids if forks and _parent(pid) == forks]
+
+
+def wait_for_team(leader: int, program: Program) -> tuple[int, list[int]]:
+    """Return the same once it has workers."""
+    return wait_until(lambda: (found := team(leader, program))[1] and found, "workers")
+
+
+def serving(program: Program, port: int, folder: Path) -> dict[str, Any]:
+    """Return the state of the only generation that is left, once it serves; {} before.
+
+    Its "pids" are all of its processes: its leader's, which is "pid", first, then the workers'.
+    """
+    program.process.poll()
+    found = leaders(program)
+    if len(found) != 1:
         return {}
     try:
-        states = [json.loads(get(address, "/state")) for address in (port, folder / "socket")]
+        # Any of the processes serves the port, the leader alone the path.
+        state, other = (json.loads(get(address, "/state")) for address in (folder / "socket", port))
     except Exception:
         return {}
-    state = states[0]
     calm = state["phase"] == "serving" and not state["successor"] and not state["predecessors"]
-    return state if calm and all(s["pid"] == pids[0] for s in states) else {}
+    state["pids"] = [worker["pid"] for worker in state["workers"]] or [state["pid"]]
+    whole = len(state["pids"]) == state["wanted"] and found == state["pids"][:1] == [state["pid"]]
+    more = 1 if state["wanted"] > 1 else 0  # the fork server
+    whole = whole and len(program.pids()) == state["wanted"] + more
+    same = other["pid"] in state["pids"] and other["generation"] == state["generation"]
+    return state if calm and whole and same else {}
 
 
 def remote_sockets() -> set[str]:

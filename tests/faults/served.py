@@ -1,5 +1,7 @@
 """served.py FOLDER: a server on a port and on FOLDER/socket, to be reloaded with faults.
 
+Where there are workers the port is served by all of them, and FOLDER/socket by their leader.
+
 FOLDER/settings is JSON for the class attributes, FOLDER/code (if it is there) Python that is run
 first. Every answer names generation and pid; /slow?SECONDS takes its time, /hold never ends.
 """
@@ -40,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
         path, _, seconds = self.path.partition("?")
         body = f"{process.current.generation} {process.current.driver.pid} end"
         if path == "/state":
-            more = {"keep_pid": self.server.keep_pid, "started": STARTED}
+            more = {"keep_pid": Server.keep_pid, "wanted": Server.workers, "started": STARTED}
             body = json.dumps({**endless_py.state(), **more})
         elif path == "/drain":
             Server.drain_timeout, seconds = float(seconds), 0
@@ -70,6 +72,7 @@ class Server(ThreadingHTTPServer):
 class UnixServer(Server):
     address_family = socket.AF_UNIX
     reuse_threads = True  # its idle connections have no thread
+    workers = 1
 
     def server_bind(self):
         endless_py.socketserver.TCPServer.server_bind(self)
@@ -77,6 +80,16 @@ class UnixServer(Server):
 
 
 unix = UnixServer(str(folder / "socket"), Handler)
+
+
+def serve_unix(number=0):
+    if not number:
+        threading.Thread(target=unix.serve_forever, daemon=True).start()
+
+
 with Server(("127.0.0.1", 0), Handler) as server, unix:
-    threading.Thread(target=unix.serve_forever, daemon=True).start()
+    if Server.workers > 1:  # threads are there only when they are forked
+        endless_py.on_worker_start(serve_unix)
+    else:
+        serve_unix()
     server.serve_forever()

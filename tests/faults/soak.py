@@ -1,9 +1,11 @@
 """Many reloads at random moments under the mixed load, with random faults, all from one seed.
 
-Each one keeps the pid or not, by chance, and is one of: a plain reload; a cell of the matrix; a
-storm of HUPs, after which the code that serves must be younger than the last of them; a process
-killed or stopped at any moment. Faults that end the last process, or the pid that is kept, are
-left to the matrix, since nobody would serve until a supervisor's restart.
+Each one keeps the pid or not and starts one, two or three workers, by chance, and is one of: a
+plain reload; a cell of the matrix; a storm of HUPs, after which the code that serves must be
+younger than the last of them; a process, or a worker, killed or stopped at any moment. The last
+reload leads to as many workers as there were at first, so that the two can be compared. Faults that
+end the last process, or the pid that is kept, are left to the matrix, since nobody would serve
+until a supervisor's restart.
 """
 
 from __future__ import annotations
@@ -21,18 +23,20 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cells import DELAYS, Cell, all_cells
-from harness import TIMEOUT, Program, get
+from cells import COUNT, DELAYS, Cell, all_cells
+from harness import TIMEOUT, Program, get, rests
 from mixed_load import Clients, Loss
 from processes import (
     descriptors,
     has_ended,
     kill,
     lasting_surplus,
+    leaders,
     memory,
     remote_sockets,
-    rests,
     serving,
+    team,
+    wait_for_team,
     wait_until,
 )
 from strike import Striker
@@ -41,29 +45,37 @@ from trial import quiet, read_pid_file
 SETTLED = 60.0  # seconds that a reload may take, fault included
 DRAIN, HAMMER = 60.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
 CELLS = [cell for cell in all_cells() if not cell.leaves_none]
-KINDS = ("plain", "cell", "storm", "kill", "stop")
-WEIGHTS = (4, 8, 1, 1, 1)
+KINDS = ("plain", "cell", "storm", "kill", "stop", "worker")
+WEIGHTS = (4, 8, 1, 1, 1, 2)
+WORKERS = (1, 2, COUNT)  # one of these
 
 
 class Plan(NamedTuple):
-    """What happens around one order to reload; keep_pid is for the generation that it starts."""
+    """What happens around one order to reload.
+
+    keep_pid and workers are for the generation that it starts.
+    """
 
     kind: str
     cell: Cell
     keep_pid: bool
+    workers: int
     pauses: list[float]  # seconds: before the first HUP, then until what comes next
 
     def __str__(self) -> str:
         return str(self.cell) if self.kind == "cell" else self.kind
 
 
-def draw(seed: int, number: int, keeps_pid: bool) -> Plan:
-    """Return the plan for this order, given whether the generation that gets it keeps the pid."""
+def draw(seed: int, number: int, keeps_pid: bool, has_workers: bool) -> Plan:
+    """Return the plan for this order, given what is so of the generation that gets it."""
     dice = random.Random(f"{seed}/{number}")
     kind = dice.choices(KINDS, WEIGHTS)[0]
+    workers = dice.choice(WORKERS)
+    both = has_workers and workers > 1
     own = [cell for cell in CELLS if (cell.handoff != "reload") == keeps_pid]
+    own = [cell for cell in own if cell.workers == 1 or both]
     pauses = [dice.uniform(0, 0.1), *(dice.uniform(0, 0.3) for _ in range(dice.randint(1, 4)))]
-    return Plan(kind, dice.choice(own), dice.random() < 0.4, pauses)
+    return Plan(kind, dice.choice(own), dice.random() < 0.4, workers, pauses)
 
 
 class Soak:
@@ -82,10 +94,10 @@ class Soak:
         self._killed: dict[int, list[tuple[float, float]]] = {}
         self._seen: set[int] = set()
         self._striker = Striker(folder, stopped=0.3, full=0.2, limited=0.3, slow=0.3)
-        self._settings(False, DRAIN)
+        self._settings(False, COUNT, DRAIN)
 
-    def _settings(self, keep_pid: bool, drain_timeout: float) -> None:
-        given = {"keep_pid": keep_pid, "drain_timeout": drain_timeout}
+    def _settings(self, keep_pid: bool, workers: int, drain_timeout: float) -> None:
+        given = {"keep_pid": keep_pid, "workers": workers, "drain_timeout": drain_timeout}
         given |= {"ready_timeout": 60, "keepalive_grace": 1}
         (self.folder / "settings").write_text(json.dumps(given))
 
@@ -102,23 +114,31 @@ class Soak:
         program.wait_serving(0, 2)
         port = int(program.wait(r"serves tcp .*:(\d+); ")[1])
         wait_until((self.folder / "pid").exists, "a pid file")
-        normal = wait_until(lambda: quiet(program.pid), "no temporary file")
-        self.descriptors = [len(normal)] * 3
+        pids = [program.pid, *wait_for_team(program.pid, program)[1]]
+        normal = [wait_until(lambda p=pid: quiet(p), "no temporary file") for pid in pids[:2]]
+        self.descriptors = [len(normal[0])] * 3
         with Clients(port) as self.clients:
             self.clients.wait_served(100)
-            state = serving(program, port, self.folder)
-            self.memory = [memory(state["pid"])[1]] * 2
+            state = wait_until(lambda: serving(program, port, self.folder), "workers")
+            self.memory = [self._memory(program)] * 2
             while self.reloads < self.wanted:
                 self.orders += 1
-                plan = draw(self.seed, self.orders, state["keep_pid"])
+                plan = draw(self.seed, self.orders, state["keep_pid"], state["wanted"] > 1)
+                if self.reloads == self.wanted - 1:
+                    plan = plan._replace(kind="plain", keep_pid=False, workers=COUNT)
                 try:
                     state = self._order(plan, state, program, port)
                 except Exception as error:
                     raise AssertionError(f"order {self.orders}, {plan}: {error}") from error
                 self.reloads = state["generation"]
             self.clients.wait_served(100)
-            self.memory[1] = memory(state["pid"])[1]
-        self._end(program, state["pid"], normal)
+            self.memory[1] = self._memory(program)
+        self._end(program, state["pids"], normal)
+
+    @staticmethod
+    def _memory(program: Program) -> int:
+        """Return what all its processes use, what they share counted once."""
+        return sum(memory(pid)[0] for pid in program.pids())
 
     # -- one order to reload ----------------------------------------------
 
@@ -127,11 +147,11 @@ class Soak:
         opened: list[socket.socket] = []
         hammer = plan.kind == "cell" and plan.cell.step == "hammer"
         back = plan.cell.handoff == "back"
-        get(port, f"/drain?{HAMMER if hammer and not back else DRAIN}")
-        self._settings(plan.keep_pid, HAMMER if hammer and back else DRAIN)
+        self._set_drain(port, HAMMER if hammer and not back else DRAIN, before["pids"])
+        self._settings(plan.keep_pid, plan.workers, HAMMER if hammer and back else DRAIN)
         if plan.kind == "cell":
             if hammer and not back:
-                opened.append(self._ask(port, "/hold"))
+                opened += [self._ask(port, "/hold") for _ in before["pids"]]
             elif plan.cell.step == "migrating":
                 opened += [self._ask(port, "/") for _ in range(3)]
             self._striker.place(plan.cell, before["pid"])
@@ -169,6 +189,17 @@ class Soak:
         return state
 
     @staticmethod
+    def _set_drain(port: int, seconds: float, pids: list[int]) -> None:
+        """Tell each process; a client is let in by any of them."""
+        left = set(pids)
+
+        def told() -> bool:
+            left.discard(int(get(port, f"/drain?{seconds}").split()[1]))
+            return not left
+
+        wait_until(told, f"an answer of {pids}")
+
+    @staticmethod
     def _ask(port: int, path: str) -> socket.socket:
         """Return a connection on which an answer has begun."""
         asker = socket.create_connection(("127.0.0.1", port), TIMEOUT)
@@ -194,7 +225,15 @@ class Soak:
         time.sleep(plan.pauses[1])
         began = time.monotonic()
         old = before["pid"]
-        others = [pid for pid in program.pids() if pid != old]
+        others = [pid for pid in leaders(program) if pid != old]
+        if plan.kind == "worker":
+            own = team(old, program)[1]
+            victims = own + [pid for other in others for pid in team(other, program)[1]]
+            if not victims:
+                return True
+            victim = victims[int(plan.pauses[0] * 1000) % len(victims)]
+            self._note_killed(kill(victim, port), began)
+            return victim in own  # that of a successor may fail it
         if plan.kind == "stop":
             victim = (others or [old])[0]
             with contextlib.suppress(ProcessLookupError):
@@ -221,7 +260,9 @@ class Soak:
     def _look(self, state: dict) -> None:
         pid = state["pid"]
         self._seen.add(pid)
-        self.descriptors[1] = max(self.descriptors[1], len(descriptors(pid)))
+        with contextlib.suppress(FileNotFoundError):  # a worker that was killed late
+            most = max(len(descriptors(each)) for each in state["pids"])
+            self.descriptors[1] = max(self.descriptors[1], most)
         wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", "the pid file")
         left = {entry.name for entry in self.folder.iterdir()}
         left -= {"settings", "orders", "log", "pid", "socket"}
@@ -241,15 +282,18 @@ class Soak:
         self.excused = len(lost) - len(found)
         return found
 
-    def _end(self, program: Program, pid: int, normal: list[str]) -> None:
-        more = lasting_surplus(pid, normal)
+    def _end(self, program: Program, pids: list[int], normal: list[list[str]]) -> None:
+        pid = pids[0]
+        for number, each in enumerate(pids):
+            more, usual = lasting_surplus(each, normal[min(number, 1)]), normal[min(number, 1)]
+            if more:
+                self.bad.append(f"descriptors of worker {number}: {more} more than {usual}")
         self.descriptors[2] = len(descriptors(pid))
-        if more:
-            self.bad.append(f"descriptors: {more} more than {normal}")
         lost = self._lost()
         if lost:
             self.bad.append(f"lost: {'; '.join(map(str, lost))}")
-        wait_until(lambda: rests(pid), f"pid {pid} rests when nobody asks it for anything")
+        for each in program.pids():
+            wait_until(lambda p=each: rests(p), f"pid {each} rests when nobody asks it anything")
         os.kill(pid, signal.SIGTERM)
         try:
             program.wait_alone(None)
@@ -272,7 +316,7 @@ class Soak:
             f"{self.excused} cut with the process that was killed, "
             f"{self.clients.closed} connections closed with a word; "
             f"descriptors: {first} at first, {largest} under load, {last} at last; "
-            f"memory: {before} in the first generation, {after} in the last; "
+            f"memory: {before} in the first generation, {after} in the last, workers included; "
             f"{self.left} processes left; seed {self.seed}, {seconds:.0f} s, "
             f"CPython {platform.python_version()}, {os.cpu_count()} cores"
         )

@@ -14,7 +14,17 @@ from pathlib import Path
 
 from cells import Cell
 from harness import Program, environment
-from processes import connections, kill, lift_limits, limit, wait_stopped, wait_until
+from processes import (
+    connections,
+    kill,
+    leaders,
+    lift_limits,
+    limit,
+    team,
+    wait_for_team,
+    wait_stopped,
+    wait_until,
+)
 
 HERE = Path(__file__).resolve().parent
 HELD = 0.6  # seconds that a step lasts after its neighbour's death: what comes next is overdue
@@ -22,9 +32,16 @@ MARGIN = 32 << 20  # bytes that a limit of memory leaves: the load's threads nee
 
 
 def beside(here: int, program: Program) -> list[int]:
-    """Return the other processes, without those in the middle of an exec or of their end."""
-    others = [pid for pid in program.pids() if pid != here]
-    return [pid for pid in others if Path(f"/proc/{pid}/cmdline").read_bytes()]
+    """Return the other generations' processes: their leaders, where there are workers.
+
+    Without those in the middle of an exec or of their end.
+    """
+    found = []
+    for pid in leaders(program):
+        with contextlib.suppress(OSError):  # it has just ended
+            if pid != here and Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 class Striker:
@@ -83,7 +100,11 @@ class Striker:
                 others = beside(here, program)
             assert len(others) == 1, f"{others} beside {here}"
             victim = others[0]
-        if cell.fault == "kill":
+        if cell.fault == "fork":
+            return self._no_forks(cell, here, program, port)
+        if cell.fault in ("kill", "leader", "worker"):
+            if cell.fault == "worker":
+                victim = wait_for_team(victim, program)[1][0]
             handled = kill(victim, port)
             if victim != here:
                 time.sleep(HELD)
@@ -123,6 +144,19 @@ class Striker:
             time.sleep(self._limited)
             lift_limits(program.pids())
         return set()
+
+    def _no_forks(self, cell: Cell, here: int, program: Program, port: int) -> set[int]:
+        """Have forks fail, until after one has."""
+        refusal, handled, after = self.folder / "no-forks", set(), len(program.lines)
+        forks, workers = team(here, program)
+        refusal.touch()
+        if cell.kills_worker:
+            handled = kill(workers[0], port)
+        self._order("n")
+        program.wait(rf"no fork: pid {forks if cell.kills_worker else ''}", after)
+        time.sleep(self._limited)
+        refusal.unlink()
+        return handled
 
     def _order(self, letter: str) -> None:
         os.write(self._orders, letter.encode())

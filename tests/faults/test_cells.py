@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cells import FAULTS, HANDOFFS, STEPS, all_cells, every_cell
+from cells import FAULTS, FORKS, HANDOFFS, LIMITS, STEPS, WITH_WORKERS, all_cells, every_cell
 from harness import ROOT, slow
 
 COMMAND = Path(__file__).resolve().parent
@@ -26,12 +26,29 @@ def test_a_row_of_the_matrix_is_good(handoff, step):
     assert "2 cells, 0 bad" in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "fault"), [("ready", "worker"), ("fork worker", "fork")])
+def test_a_cell_with_workers_is_good(step, fault):
+    words = [sys.executable, str(COMMAND), "--only", step, "--fault", fault, "--jobs", "2"]
+    done = subprocess.run(
+        [*words, "--handoff", "reload"], capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert " 0 bad, " in done.stdout
+
+
 def test_every_step_meets_every_fault_or_says_why_not():
     assert len(every_cell()) == len(HANDOFFS) * len(STEPS) * len(FAULTS) * 2
     tried = {(cell.step, cell.fault) for cell in all_cells()}
     missing = {(cell.step, cell.fault) for cell in every_cell()} - tried
     early = ("signal", "hook", "channel opened", "listeners sent", "spawn")
-    assert missing == {(step, "full") for step in early}
+    forks_nothing = ("spawn", "stop accepting", "draining", "hammer", "exit")
+    alike = set(FAULTS) - {*WITH_WORKERS, *LIMITS}
+    assert missing == {
+        *((step, "full") for step in early),
+        *((step, "fork") for step in forks_nothing),
+        *((step, fault) for step in FORKS for fault in alike),
+    }
     assert all(cell.why_not for cell in every_cell() if (cell.step, cell.fault) in missing)
 
 

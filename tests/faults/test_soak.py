@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cells import WITH_WORKERS
 from harness import SUPPORT
 from mixed_load import Loss
 from soak import CELLS, KINDS, Soak, draw
 
 FAULTS = Path(__file__).resolve().parent
-SEED = 20  # its first twelve orders are of every kind
+SEED = 5  # its first twelve orders are of every kind
 
 
 def run(*words):
@@ -34,12 +36,16 @@ def test_a_short_soak_loses_nothing():
 
 
 def test_a_seed_says_what_happens():
-    plans = [draw(seed, n, keeps) for seed in (1, 2) for n in range(300) for keeps in (True, False)]
-    again = [draw(seed, n, keeps) for seed in (1, 2) for n in range(300) for keeps in (True, False)]
-    assert plans == again
+    given = list(itertools.product((1, 2), range(300), (True, False), (True, False)))
+    plans = [draw(*each) for each in given]
+    assert plans == [draw(*each) for each in given]
     assert {plan.kind for plan in plans} == set(KINDS)
     assert {plan.cell.handoff for plan in plans} == {"reload", "kept", "back"}
+    assert {plan.workers for plan in plans} == {1, 2, 3}
+    assert {plan.cell.fault for plan in plans} >= set(WITH_WORKERS)
     assert not [cell for cell in CELLS if cell.leaves_none]
+    for (*_, had), plan in zip(given, plans):
+        assert plan.cell.workers == 1 or (had and plan.workers > 1)
 
 
 @pytest.fixture

@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cells import DELAYS, HANDOFFS, Cell
-from harness import TIMEOUT, Program, get
+from harness import TIMEOUT, Program, get, rests
 from mixed_load import Clients
-from processes import descriptors, lasting_surplus, remote_sockets, rests, serving, wait_until
+from processes import (
+    descriptors,
+    lasting_surplus,
+    remote_sockets,
+    serving,
+    wait_for_team,
+    wait_until,
+)
 from strike import Striker
 
 READY_TIMEOUT = 60  # seconds
@@ -92,6 +99,7 @@ class Trial:
         self.excused = 0
         self.lines: list[str] = []
         settings = {
+            "workers": cell.workers,
             "keep_pid": self.handoff.keep_pid,
             "ready_timeout": READY_TIMEOUT,  # longer than anything here waits, on a busy machine
             "keepalive_grace": 1,
@@ -118,12 +126,14 @@ class Trial:
         port = int(program.wait(r"serves tcp .*:(\d+); ")[1])
         # The pid file is written after the line that was waited for.
         wait_until((self.folder / "pid").exists, "a pid file")
-        normal = wait_until(lambda: quiet(old), "no temporary file")
+        pids = [old, *(wait_for_team(old, program)[1] if cell.workers > 1 else [])]
+        normal = [wait_until(lambda p=pid: quiet(p), "no temporary file") for pid in pids[:2]]
         opened: list[socket.socket] = []
         with Clients(port) as clients:
             clients.wait_served(10)
             if cell.step == "hammer" and cell.handoff != "back":
-                opened.append(self._ask(port, "/hold"))
+                # With workers each of them has one.
+                opened += [self._ask(port, "/hold") for _ in range(cell.workers)]
             if cell.step == "migrating":  # these are sure to be idle
                 opened += [self._ask(port, "/") for _ in range(3)]
             striker.place(cell, old)
@@ -141,8 +151,9 @@ class Trial:
                 )
                 self._name(state, old)
                 clients.wait_served(10)
-                # Without a descriptor the successor refuses them; they end with the grace.
-                if cell.step == "migrating" and cell.fault != "descriptors":
+                # Without a descriptor the successor refuses them, and what a leader's workers
+                # have has nowhere to go without it; they end with the grace.
+                if cell.step == "migrating" and cell.fault not in ("descriptors", "leader"):
                     self._ask_again([s for s in opened if s.getsockname()[1] not in handled])
         for sock in opened:
             sock.close()
@@ -151,7 +162,7 @@ class Trial:
         unexcused = [loss for loss in clients.lost if loss.port not in handled]
         assert not unexcused, f"lost: {'; '.join(map(str, unexcused))}"
         self.excused = len(clients.lost)
-        self._nothing_left(program, state["pid"], normal)
+        self._nothing_left(program, state, normal)
         self._next_reload(program, port, state)
 
     def _settled(self, program: Program, port: int) -> dict:
@@ -187,16 +198,19 @@ class Trial:
         else:
             self.who = "new" if new else "old"
 
-    def _nothing_left(self, program: Program, pid: int, normal: list[str]) -> None:
-        program.wait_alone(pid)
-        more = lasting_surplus(pid, normal)
-        assert not more, f"descriptors: {more} more than {normal}"
+    def _nothing_left(self, program: Program, state: dict, normal: list[list[str]]) -> None:
+        pid, pids = state["pid"], state["pids"]
+        for number, each in enumerate(pids):
+            usual = normal[min(number, 1)]
+            more = lasting_surplus(each, usual)
+            assert not more, f"descriptors of worker {number}: {more} more than {usual}"
         names = {entry.name for entry in self.folder.iterdir()}
         left = names - {"settings", "orders", "log", "pid", "socket"}
         assert not left, f"left behind: {left}"
         assert remote_sockets() >= {str(pid)}
         self._pid_file(pid)
-        wait_until(lambda: rests(pid), f"pid {pid} rests when nobody asks it for anything")
+        for each in program.pids():
+            wait_until(lambda p=each: rests(p), f"pid {each} rests when nobody asks it anything")
 
     def _pid_file(self, pid: int) -> None:
         wait_until(lambda: read_pid_file(self.folder) == f"{pid}\n", f"{pid} in the pid file")
