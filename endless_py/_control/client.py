@@ -31,6 +31,7 @@ _INTERRUPT_AFTER = 0.2  # seconds without an answer after which a busy process i
 _RETRY = 0.02
 _TICK = 1.0  # seconds
 _MOST = 100  # processes of one chain of generations
+_READINGS = 5  # of the table of sockets, until a process is found in it
 
 
 class Failed(EndlessError):
@@ -177,10 +178,22 @@ def addresses(pid: int) -> list[str]:
     # As the process sees itself and its files, which may be a container's.
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         inside = re.search(r"^NSpid:.*?(\d+)$", file.read(), re.M)
-    with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="replace") as file:
-        name = rf"{folder_pattern()}/{inside[1] if inside else pid}\.sock"
-        paths = re.findall(rf" (/(?:.*/)?{name})$", file.read(), re.M)
+    name = rf"{folder_pattern()}/{inside[1] if inside else pid}\.sock"
+    paths: list[str] = []
+    for _ in range(_READINGS):
+        paths = re.findall(rf" (/(?:.*/)?{name})$", _sockets(pid), re.M)
+        if paths:
+            break
     return [f"/proc/{pid}/root{path}" for path in dict.fromkeys(paths)]
+
+
+def _sockets(pid: int) -> str:
+    """Return the table of Unix sockets as that process sees it.
+
+    The kernel gives it in pieces: one may be missing if others come and go meanwhile.
+    """
+    with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="replace") as file:
+        return file.read()
 
 
 def is_alive(pid: int) -> bool:

@@ -410,6 +410,20 @@ os._exit(0 if holes == [0, 1] and min(numbers) > 2 and not inherited else 1)
 """
 
 
+def test_what_is_missing_from_one_reading_of_the_kernels_table_is_found(control, monkeypatch):
+    """It is read in pieces, while other processes make sockets and close them."""
+    readings = []
+    real = client._sockets
+
+    def read(pid):
+        readings.append(real(pid))
+        return readings[-1] if len(readings) > 2 else readings[-1].replace(control._path, "")
+
+    monkeypatch.setattr(client, "_sockets", read)
+    assert client.addresses(os.getpid()) == [f"/proc/{os.getpid()}/root{control._path}"]
+    assert len(readings) == 3
+
+
 def test_no_socket_takes_the_number_of_a_standard_stream():
     done = subprocess.run([sys.executable, "-c", CLOSED], env=environment(), timeout=TIMEOUT)
     assert done.returncode == 0
