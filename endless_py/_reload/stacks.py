@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Does nothing to a process that has no use for it, so that one may be asked that cannot answer.
 _ASK = "SIGWINCH"
-PATIENCE = 0.3  # seconds that a process has to write them
+PATIENCE = 1.0  # seconds that a process has to write them, on a machine that may be busy
 
 
 def lines() -> list[str]:

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 from custom_code import SERVE, custom
-from harness import first, get
+from harness import first, get, until
 
-START = "ThreadingHTTPServer.ready_timeout = 1.5\n"
+# The time runs out once the new code hangs, however long a busy machine takes as far as that.
+START = """
+def ready_timeout(server):
+    return 1.5 if (folder / "hangs").exists() else 60.0
+ThreadingHTTPServer.ready_timeout = property(ready_timeout)
+"""
 HANGS = {
-    "before a server is made": "def culprit(): time.sleep(3600)\nculprit()\n",
+    "before a server is made": """
+def culprit(): (folder / "hangs").touch(); time.sleep(3600)
+culprit()
+""",
     "after a server is made": """
-def culprit(): time.sleep(3600)
+def culprit(): (folder / "hangs").touch(); time.sleep(3600)
 other = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 culprit()
 """,
     "in a thread": """
-def culprit(): time.sleep(3600)
+def culprit(): (folder / "hangs").touch(); time.sleep(3600)
 thread = threading.Thread(target=culprit)
 thread.start()
 thread.join()
 """,
     "with the interpreter held": """
 import re
-def culprit(): re.match("(a+)+$", "a" * 64 + "b")
+def culprit(): (folder / "hangs").touch(); re.match("(a+)+$", "a" * 64 + "b")
 culprit()
 """,
 }
@@ -38,12 +47,16 @@ def test_new_code_that_hangs_before_it_is_ready_has_its_stacks_in_the_log(where,
         pid = program.wait_serving()
         (tmp_path / "code").write_text(START + HANGS[where] + SERVE)
         os.kill(pid, signal.SIGHUP)
+        until((tmp_path / "hangs").exists)
+        time.sleep(0.1)  # from there to the hanging call
+        get(program.port)  # which has it look at the time anew
         program.wait("reload failed: .*killed by SIGKILL.*was not ready within 1.5 s")
         text = program.text.partition("reload failed")[0]
         assert "most recent call first" in text
         assert "in culprit" in text
+        (tmp_path / "hangs").unlink()
         (tmp_path / "code").write_text(START + SERVE)
-        new = program.reload(2 if "generation 2" in program.text else 1, pid)
+        new = program.reload(1, pid)
         program.wait_alone(new)
         os.kill(new, signal.SIGWINCH)  # it means nothing again once it serves
         assert get(program.port).startswith("1 ")
