@@ -1,6 +1,7 @@
 """http_server.py CLASS ADDRESS...: an HTTP server on ports (0 is any) or Unix paths.
 
 Each address is served in a thread of its own but the last, which the main thread serves.
+/slow?SECONDS and /until?PATH take their time: so long, and until there is that file.
 """
 
 import json
@@ -44,6 +45,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data[:2])
         time.sleep(pause)
+        while self.path.startswith("/until?") and not os.path.exists(self.path[7:]):
+            time.sleep(0.01)
         self.wfile.write(data[2:])
 
     def address_string(self):
