@@ -82,7 +82,7 @@ class Member:
             self.channel.flush()
             return self.channel.receive()
         except ChannelClosed:
-            self.lost = "has ended"
+            self.lost = self.lost or "has ended"
         except ChannelError as error:
             self.fail(f"protocol error: {error}")
         return []

@@ -68,7 +68,7 @@ class Team:
             self._hear()
             for member in self._members:
                 if member.lost is not None:
-                    raise WorkerFailed(f"{member} has ended before it could serve")
+                    raise WorkerFailed(f"{member} {member.lost}, before it could serve")
             if not self._fork_server.lives:
                 raise WorkerFailed("the fork server has ended before all workers could serve")
         self._board.write(0, self._since, (0, 0, 0), self._process.counters.own())
@@ -129,10 +129,10 @@ class Team:
         return min((t for t in times if t is not None), default=None)
 
     def _hear(self) -> None:
-        for body in self._fork_server.receive():
-            self._heard_fork_server(body)
         for member in self._members:
             self._hear_member(member)
+        for body in self._fork_server.receive():  # of a channel that ends it has said why before
+            self._heard_fork_server(body)
 
     def _hear_member(self, member: Member) -> bool:
         """Hear what it has said; whether that was anything."""
@@ -195,7 +195,7 @@ class Team:
             if word == "forked":
                 member.pid = body["pid"]
             else:
-                member.lost = f"it could not be forked: {body['reason']}"
+                member.lost = f"could not be forked: {body['reason']}"
 
     # -- their ends -------------------------------------------------------
 

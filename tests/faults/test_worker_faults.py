@@ -1,6 +1,7 @@
-"""A worker, the fork server or a leader dies at each step of a reload, under load.
+"""A worker or a leader dies during a reload, or a fork fails, under load.
 
-Lost is at most what the dead one handled; afterwards one generation serves, whole.
+Lost is at most what the dead one handled; afterwards one generation serves, whole. What happens at
+all the other steps the matrix tells.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Program, environment, first, get, slow, until
+from harness import Program, environment, get, slow, until
 from mixed_load import Clients
 from processes import kill
 from strike import HELD
 
 HERE = Path(__file__).resolve().parent
 COUNT = 3
-INCUMBENT = ["signal", "channel opened", "listeners sent", "spawn", "adopted heard", "ready heard"]
-INCUMBENT += ["stop accepting", "migrating", "draining", "exit"]
-SUCCESSOR = ["listeners received", "adopted", "fork server", "fork worker", "ready"]
 
 
 class Reloaded:
@@ -104,7 +102,7 @@ def end(reloaded: Reloaded, clients: Clients, handled: set[int], state: dict) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", first(INCUMBENT))
+@pytest.mark.parametrize("step", ["adopted heard", "stop accepting"])
 def test_a_worker_of_the_incumbent_is_killed(reloaded, step):
     with Clients(reloaded.port) as clients:
         clients.wait_served(20)
@@ -117,7 +115,7 @@ def test_a_worker_of_the_incumbent_is_killed(reloaded, step):
     end(reloaded, clients, handled, state)
 
 
-@pytest.mark.parametrize("step", first(INCUMBENT))
+@pytest.mark.parametrize("step", ["signal", slow("ready heard"), slow("exit")])
 def test_the_leader_of_the_incumbent_is_killed(reloaded, step):
     """Before it has started a successor the generation ends with it, as one process would."""
     with Clients(reloaded.port) as clients:
@@ -125,7 +123,7 @@ def test_the_leader_of_the_incumbent_is_killed(reloaded, step):
         reloaded.reload_to(step, other=False)
         handled = kill(reloaded.pid, reloaded.port)
         reloaded.go_on()
-        if step in ("signal", "channel opened", "listeners sent"):
+        if step == "signal":
             reloaded.program.process.wait(30)
             until(lambda: not reloaded.program.pids())
             return
@@ -133,7 +131,8 @@ def test_the_leader_of_the_incumbent_is_killed(reloaded, step):
     end(reloaded, clients, handled, state)
 
 
-@pytest.mark.parametrize("step", [slow(step) for step in SUCCESSOR])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["fork worker", "ready"])
 def test_the_leader_of_the_successor_is_killed(reloaded, step):
     with Clients(reloaded.port) as clients:
         clients.wait_served(20)
@@ -156,6 +155,17 @@ def test_a_fork_that_fails_fails_the_reload(reloaded, step):
     assert not unexcused
     os.kill(state["workers"][0]["pid"], signal.SIGTERM)
     reloaded.program.wait_alone(None)
+
+
+def test_the_system_that_allows_no_more_processes_is_named(reloaded):
+    reloaded.reload_to("fork worker", other=True)
+    (reloaded.folder / "no-forks").touch()
+    reloaded.go_on()
+    reloaded.program.wait("reload failed: .*: worker 1 could not be forked: .*unavailable")
+    (reloaded.folder / "no-forks").unlink()
+    state = reloaded.settled()
+    assert state["generation"] == 0
+    reloaded.program.stop(state["workers"][0]["pid"])
 
 
 @pytest.mark.parametrize("number", [slow(1), slow(2)])
