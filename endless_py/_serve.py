@@ -17,7 +17,7 @@ from typing import Any, Optional, Sequence
 from endless_py import __version__
 from endless_py._control.entry import COMMANDS, name_of_program
 from endless_py._reload import process
-from endless_py._reload.settings import option, problem_in_environment
+from endless_py._reload.settings import add_replacing, option, problem_in_environment, replacing
 from endless_py._support.files import unreadable
 from endless_py.exceptions import EndlessError, HealthError, PidFileError
 from endless_py.http.server import ThreadingHTTPServer, ThreadingHTTPSServer
@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         type=option("workers"),
         help="processes that serve, or auto: one for each processor; default: 1",
     )
+    add_replacing(parser.add_argument)
     parser.add_argument(
         "--health",
         metavar="ADDRESS",
@@ -211,6 +212,8 @@ def main(words: Sequence[str]) -> int:
         kind.pid_file = options.pid_file
         if options.workers is not None:
             kind.workers = options.workers
+        for name, value in replacing(options).items():
+            setattr(kind, name, value)
         if options.health is not None:
             kind.health = options.health
         kind.address_family, address = _address(options.bind, options.port)

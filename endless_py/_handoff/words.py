@@ -36,6 +36,8 @@ Inside one generation that has workers, over a channel between the leader and ea
                              yield              the next one serves: drain; and whether idle
                                                 connections migrate (through the leader): migrates
                              resume             it does not any more: accept again
+                             replaced           another process has your place: drain; idle
+                                                connections migrate to the others
                              close              nobody accepts on the listener again
                              stop, force        as to a successor
                              alone              no older generation drains any more
@@ -49,6 +51,7 @@ Inside one generation that has workers, over a channel between the leader and ea
                              connections, taken, refused
                              shutdown           a handler called the server's shutdown()
                              order              one called reload() or stop(): what it is, and name
+                             limit              it has served enough, and is to be replaced: why
                              look, count        have all the others do so
     leader -> fork server    fork               (a descriptor, the worker's end of its channel):
                                                 number
@@ -164,6 +167,7 @@ FROM_LEADER: dict[str, Fields] = {
     "exclusive": {"on": is_flag},
     "serve": {},
     "yield": {"migrates": is_flag},
+    "replaced": {},
     "resume": {},
     "close": {},
     "stop": {},
@@ -183,6 +187,7 @@ FROM_WORKER: dict[str, Fields] = {
     "shutdown": {},
     "order": {"what": lambda value: value in ("RELOAD", "STOP", "FORCE"), "name": is_text},
     "count": {},
+    "limit": {"why": is_text},
 }
 TO_FORK_SERVER: dict[str, Fields] = {"fork": {"number": is_number}, "serve": {}}
 FROM_FORK_SERVER: dict[str, Fields] = {

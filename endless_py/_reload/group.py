@@ -43,6 +43,9 @@ if TYPE_CHECKING:
             number is that of the signal that gave it, 0 without one.
             """
 
+        def reached(self, why: str) -> None:
+            """This process, a worker, has served enough: have the leader replace it."""
+
         def share(self, listener: Listener, connection: MigratingConnection) -> None:
             """Have a connection that came from the predecessor served by one of the processes."""
 

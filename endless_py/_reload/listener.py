@@ -108,6 +108,7 @@ class Listener:
         self.paused_until: Optional[float] = None
         self.date = (0, "")  # the second (time.time) and what a response says of it
         self.slow: Any = None  # who watches over its handlers, while its loop runs
+        self.limits: Any = None  # who counts how much this process may serve, where that is bounded
         self.full = False  # as many handlers as there may be; the end of one wakes the loop
         self.no_room_logged = float("-inf")
         self._lock = threading.Lock()  # of the state: its loop moves it as well as who drives
@@ -144,7 +145,7 @@ class Listener:
     def begin_again(self) -> None:
         """In a process that was forked to serve it as well: nothing was done with it yet."""
         self.in_child = self.entered = self.ready = self.owns_path = False
-        self.drain_signal = self.poller = self.loop_thread = None
+        self.drain_signal = self.poller = self.loop_thread = self.limits = None
         self.shutdown_requested = False
         self.connections = Connections()
         self.arrivals.clear()

@@ -61,6 +61,30 @@ def _number_or_auto(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be 1 to {MAX_WORKERS} processes or "auto", not {value!r}')
 
 
+def _limit(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"{name} must be 1 or more requests, or None for no limit, not {value!r}")
+
+
+def _jitter(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be 0 or more requests, not {value!r}")
+
+
+def _megabytes(name: str, value: Any) -> None:
+    """What is too much for any machine was meant as bytes."""
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1e6:
+        raise ValueError(f"{name} must be 1 to 1000000 MB, or None for no limit, not {value!r}")
+
+
+def has_limits(server: Any) -> bool:
+    """Whether a process that serves it is replaced some day."""
+    owner = of(server)
+    return bool(getattr(owner, "max_requests", None) or getattr(owner, "max_rss", None))
+
+
 def parse_address(value: Any) -> tuple[str, int]:
     """Return host and port: of such a pair, of HOST:PORT, [IPV6]:PORT, or of a port alone.
 
@@ -116,6 +140,9 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "reuse_threads": _flag,
     "ready_on_serve": _flag,
     "workers": _number_or_auto,
+    "max_requests": _limit,
+    "max_requests_jitter": _jitter,
+    "max_rss": _megabytes,
     "health": _address,
     "pid_file": _path,
 }
@@ -170,6 +197,27 @@ def option(name: str) -> Callable[[str], Any]:
             raise ArgumentTypeError(str(error)) from None
 
     return read
+
+
+_REPLACING = (
+    ("max_requests", "N", "that a process handles before it is replaced; default: none"),
+    ("max_requests_jitter", "N", "of requests that each may handle more, by chance; default: 0"),
+    ("max_rss", "MB", "in memory above which a process is replaced; default: none"),
+)
+
+
+def add_replacing(add: Callable[..., object]) -> None:
+    """Add the options that say when a process is replaced to a parser of argparse."""
+    from argparse import SUPPRESS
+
+    for name, unit, text in _REPLACING:
+        words = "--" + name.replace("_", "-")
+        add(words, type=option(name), default=SUPPRESS, metavar=unit, help=text)
+
+
+def replacing(options: Any) -> dict[str, Any]:
+    """Return those of them that were given."""
+    return {name: vars(options)[name] for name, _, _ in _REPLACING if hasattr(options, name)}
 
 
 def from_environment() -> dict[str, Any]:

@@ -28,6 +28,9 @@ _MEANING = {
     "max_draining": "NUMBER  of older generations that drain at once; default: 8",
     "reuse_threads": "[=yes|no]  whether a thread serves several connections; default: no",
     "workers": "NUMBER|auto  of processes that accept on the listener; default: 1",
+    "max_requests": "NUMBER  that a process handles before it is replaced; default: none",
+    "max_requests_jitter": "NUMBER  of requests that each may handle more, by chance; default: 0",
+    "max_rss": "MEGABYTES  in memory above which a process is replaced; default: none",
     "health": "ADDRESS  HOST:PORT at which health checks are answered; default: none",
     "pid_file": "PATH  of a file with the pid of the serving process; default: none",
 }

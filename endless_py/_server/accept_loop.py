@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 from endless_py._reload import process
+from endless_py._reload.settings import has_limits
 from endless_py._server import forking, slow
 from endless_py._server.methods import acts
 from endless_py._server.requests import Requests
@@ -50,6 +51,10 @@ class AcceptLoop:
         self._requests = Requests(server, once)
         self._parking = self._requests.parking
         self._slow = slow.watch(self._requests, server)
+        if has_limits(server):
+            from endless_py._server import limits  # late: few servers have any
+
+            limits.watch(self._requests, server)
 
     def run(self) -> bool:
         """Serve; with once, return after one request (True) or at the moment until (False)."""
@@ -62,6 +67,8 @@ class AcceptLoop:
         listener.settled, listener.slow = None, self._slow
         finished = True
         self._requests.begin()
+        if listener.limits is not None:
+            listener.limits.begin()
         try:
             current.loops.enter(listener)
             while not listener.shutdown_requested or self._once:

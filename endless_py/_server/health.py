@@ -75,6 +75,8 @@ def begin(base: type, address: tuple[str, int], owner: Any) -> Callable[[], None
         "health": None,
         "handler_warn_after": None,
         "max_handlers": _MOST,
+        "max_requests": None,
+        "max_rss": None,
         "ready_on_serve": True,
         "reuse_threads": False,
         "workers": 1,

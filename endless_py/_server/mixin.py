@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import socketserver
 import sys
 import threading
 import time
-from contextlib import suppress
 
 from endless_py._reload import process, settings
-from endless_py._reload.keeper import ListenerKeeper
 from endless_py._reload.listener import Listener
 from endless_py._server import forking
 from endless_py._server import http as _http  # noqa: F401  (it sees to the handlers)
 from endless_py._server.accept_loop import AcceptLoop, check_free
 from endless_py._server.beside import serve_beside
 from endless_py._server.serving import run_loop
+from endless_py._server.socket_attribute import SocketAttribute
 from endless_py._sockets.connection import Connection, MigratingConnection
-from endless_py._sockets.keeper import Keeper
-from endless_py._sockets.shared import ListenerSocket
 from endless_py._supervisor import detect
 from endless_py._support import platform
 
@@ -43,55 +39,6 @@ class _Record:
 def _is_behind(kind: type) -> bool:
     """Whether a base has to stand to the right of GracefulMixIn."""
     return issubclass(kind, socketserver.BaseServer) and not issubclass(kind, GracefulMixIn)
-
-
-class _Socket:
-    """The server's socket, wherever it is set and bound: as long as it is unbound it can adopt."""
-
-    def __get__(self, server: Any, owner: Optional[type] = None) -> Any:
-        if server is None:
-            return self
-        try:
-            return vars(server)["socket"]
-        except KeyError:
-            name = type(server).__name__
-            raise AttributeError(f"{name!r} object has no attribute 'socket'") from None
-
-    def __set__(self, server: Any, value: Any) -> None:
-        before = vars(server).get("socket")
-        keeper: Optional[Keeper] = getattr(before, "keeper", None)
-        if type(value) is socket.socket and _is_unbound(value):
-            listener = server._listener
-            listener.binding = None
-            keeper = ListenerKeeper(process.current, listener, functools.partial(_bound, listener))
-            value = ListenerSocket.wrap(value, keeper)
-        elif keeper is not None and not isinstance(value, ListenerSocket):
-            keeper.guard(value)
-        vars(server)["socket"] = value
-
-    def __delete__(self, server: Any) -> None:
-        self.__get__(server)
-        del vars(server)["socket"]
-
-
-def _is_unbound(sock: socket.socket) -> bool:
-    try:
-        name = sock.getsockname()
-    except OSError:
-        return False
-    return not (name[1] if isinstance(name, tuple) and len(name) > 1 else name)
-
-
-def _bound(listener: Listener) -> None:
-    """A server's socket is bound, and its predecessor has not heard of it yet."""
-    server: Any = listener.server
-    sock = server.socket
-    if sock.family != getattr(socket, "AF_UNIX", None) and sock.type == socket.SOCK_STREAM:
-        # Accepted connections inherit it from the listener.
-        with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, settings.of(server).tcp_nodelay)
-    if not settings.of(server).ready_on_serve:
-        listener.hold()
 
 
 class GracefulMixIn:
@@ -152,6 +99,14 @@ class GracefulMixIn:
     workers             how many processes of each generation serve, or "auto": as many as it has
                         processors; forked as serve_forever() is entered, by when no other threads
                         may run (docs/workers.md); default 1
+    max_requests        how many requests a process handles before it is replaced, while all others
+                        serve: a worker by another one, a leader or the only process by a reload.
+                        Kept HTTP connections count their requests, others are one each; default
+                        None or 0, no limit
+    max_requests_jitter  up to how many more each process may handle, by chance; default 0
+    max_rss             megabytes (of 2**20 bytes) in memory, shared ones included, above which it
+                        is replaced likewise; looked at with requests, at most once a second, and
+                        not in the first 10 seconds; default None or 0, no limit
     health              (host, port) or "HOST:PORT" at which health checks are answered as long as
                         it is served: see endless_py.health; HealthError when that cannot be;
                         default None, no listener for them
@@ -173,11 +128,14 @@ class GracefulMixIn:
     reuse_threads = False
     ready_on_serve = True
     workers: Union[int, Literal["auto"]] = 1
+    max_requests: Optional[int] = None
+    max_requests_jitter = 0
+    max_rss: Optional[float] = None
     health: Union[tuple[str, int], str, int, None] = None
     pid_file: Union[str, os.PathLike[str], None] = None
 
     if not TYPE_CHECKING:
-        socket = _Socket()
+        socket = SocketAttribute()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

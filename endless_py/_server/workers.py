@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload import process
-from endless_py._reload.settings import of
+from endless_py._reload.settings import has_limits, of
 from endless_py._server import forking
 from endless_py._server.accept_loop import AcceptLoop
 from endless_py._server.beside import beside_it
@@ -85,10 +85,11 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
     leader_pid, board = os.getpid(), Board(count)
     others = [other for other in current.listeners.all if other is not listener]
 
-    def work(number: int, sock: socket.socket, blocked: set[int]) -> NoReturn:
+    def work(row: int, sock: socket.socket, blocked: set[int]) -> NoReturn:
+        number = board.number(row)
         try:
             leader = Leader(Channel(sock), leader_pid, current.generation)
-            membership = Membership(current, listener, board, leader, number)
+            membership = Membership(current, listener, board, leader, row)
             current.begin_as_worker(number, membership, listener, membership.on_signal)
             current.counters.beside = membership.counted
             listener.poller = poller_for(server.fileno(), membership.left_waiting)
@@ -114,6 +115,11 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
     fork_server = ForkServer(work, restore, begin_fork_server)
     if listener.poller is not None:
         listener.poller.close()
-    team = Team(current, listener, board, fork_server)
+    kind: type[Team] = Team
+    if has_limits(server):
+        from endless_py._workers.replacing import ReplacingTeam  # late: few servers have limits
+
+        kind = ReplacingTeam
+    team = kind(current, listener, board, fork_server)
     listener.poller = poller_for(server.fileno(), team.left_waiting)
     return team

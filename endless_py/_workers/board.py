@@ -24,75 +24,92 @@ _NONE = dict.fromkeys(NAMES, 0)
 
 
 class Board:
-    """One row for each worker."""
+    """Two rows for each worker: one that is replaced lives on for a while beside the new one."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
-        self._memory = mmap.mmap(-1, _ROW.size * count)
+        self.count = count  # of workers
+        self._rows = range(2 * count)
+        self._memory = mmap.mmap(-1, _ROW.size * len(self._rows))
+
+    def number(self, row: int) -> int:
+        """Return the number of the worker that a row is of."""
+        return row % self.count
+
+    def other(self, row: int) -> int:
+        """Return the row for who is to have the place of this one."""
+        return (row + self.count) % len(self._rows)
 
     def write(
-        self, number: int, since: float, counts: tuple[int, int, int], counted: dict[str, int]
+        self, row: int, since: float, counts: tuple[int, int, int], counted: dict[str, int]
     ) -> None:
         """Say how it is with this process; counts are the active, the idle, and all served."""
-        row = os.getpid(), since, *counts, self._row(number)[5] + 1
+        fields = os.getpid(), since, *counts, self._row(row)[5] + 1
         rest = (counted[name] for name in NAMES)
-        _ROW.pack_into(self._memory, number * _ROW.size, *row, *rest)
+        _ROW.pack_into(self._memory, row * _ROW.size, *fields, *rest)
 
-    def clear(self, number: int) -> None:
+    def clear(self, row: int) -> None:
         """Its process has ended. What it has served and counted stays in the sums."""
-        row = self._row(number)
-        cleared = 0, 0.0, 0, 0, row[4], row[5] + 1, *row[6:]
-        _ROW.pack_into(self._memory, number * _ROW.size, *cleared)
+        found = self._row(row)
+        cleared = 0, 0.0, 0, 0, found[4], found[5] + 1, *found[6:]
+        _ROW.pack_into(self._memory, row * _ROW.size, *cleared)
+
+    def living(self) -> list[int]:
+        """Return the rows that have a process."""
+        return [row for row in self._rows if self._row(row)[0]]
 
     def written(self) -> list[int]:
         """Return how often each was written."""
-        return [self._row(number)[5] for number in range(self.count)]
+        return [self._row(row)[5] for row in self._rows]
 
-    def served_before(self, number: int) -> int:
-        """Return how many those who had this number before have served."""
-        return int(self._row(number)[4])
+    def served_before(self, row: int) -> int:
+        """Return how many those who had this row before have served."""
+        return int(self._row(row)[4])
 
-    def counted(self, number: int) -> dict[str, int]:
-        """Return what those with this number have counted."""
-        return dict(zip(NAMES, self._row(number)[6:]))
+    def counted(self, row: int) -> dict[str, int]:
+        """Return what those with this row have counted."""
+        return dict(zip(NAMES, self._row(row)[6:]))
 
-    def counted_beside(self, number: int) -> dict[str, int]:
+    def counted_beside(self, row: int) -> dict[str, int]:
         """Return what all the others have counted."""
         found = dict(_NONE)
-        for other in range(self.count):
-            if other != number:
+        for other in self._rows:
+            if other != row:
                 for name, value in self.counted(other).items():
                     found[name] += value
         return found
 
-    def wait(self, before: list[int], numbers: list[int], seconds: float) -> None:
+    def wait(self, before: list[int], rows: list[int], seconds: float) -> None:
         """Wait until these have written anew, but no longer than that."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             now = self.written()
-            if all(now[number] > before[number] for number in numbers):
+            if all(now[row] > before[row] for row in rows):
                 return
             time.sleep(0.001)
 
     def report(self) -> list[dict[str, Any]]:
         """Return what all have written, as `endless_py.state()` shows it."""
-        rows = [(number, *self._row(number)[:6]) for number in range(self.count)]
-        return [
-            {
-                "number": number,
-                "pid": pid,
-                "since": since,
-                "active": active,
-                "idle": idle,
-                "served": served,
-                "memory": memory(pid),
-            }
-            for number, pid, since, active, idle, served, _ in rows
-            if pid
-        ]
+        found = []
+        for row in sorted(self._rows, key=self.number):
+            pid, since, active, idle, served, _ = self._row(row)[:6]
+            if not pid:
+                continue
+            other = self._row(self.other(row))
+            found.append(
+                {
+                    "number": self.number(row),
+                    "pid": pid,
+                    "since": since,
+                    "active": active,
+                    "idle": idle,
+                    "served": served if other[0] else served + other[4],
+                    "memory": memory(pid),
+                }
+            )
+        return found
 
-    def _row(self, number: int) -> tuple[Any, ...]:
-        return _ROW.unpack_from(self._memory, number * _ROW.size)
+    def _row(self, row: int) -> tuple[Any, ...]:
+        return _ROW.unpack_from(self._memory, row * _ROW.size)
 
 
 def memory(pid: int) -> Optional[int]:

@@ -29,8 +29,13 @@ class WorkerFailed(RuntimeError):
 class Member:
     """One worker's place: the process that has it now, if one has."""
 
-    def __init__(self, number: int) -> None:
+    due = ""  # why it is to be replaced
+    comes = False  # to replace one that serves until it is up
+    leaves = False  # it was replaced, and finishes what it does
+
+    def __init__(self, number: int, row: int) -> None:
         self.number = number
+        self.row = row  # where it says how it is
         self.pid = 0
         self.channel: Optional[Channel] = None  # None: nobody has it
         self.up = False  # it could accept
@@ -65,6 +70,8 @@ class Member:
 
     def say(self, word: str, **fields: Any) -> None:
         """Say a word of the leader's; one whose loop is busy is called, so that it listens."""
+        if self.leaves and word in ("resume", "stop"):
+            return  # it does neither any more: it finishes, and ends
         if self.channel is not None:
             self.channel.send({"type": word, **fields})
             self.call()

@@ -45,7 +45,7 @@ class Team:
         self._listener = listener
         self._board = board
         self._fork_server = fork_server
-        self._members = [Member(number) for number in range(1, board.count)]
+        self._members = [Member(number, number) for number in range(1, board.count)]
         self._turn = itertools.cycle([None, *self._members])
         self._since = time.time()
         self._serves = False
@@ -59,7 +59,7 @@ class Team:
     def start(self) -> None:
         """Start all of them, and wait until each could accept. Raises OSError, WorkerFailed."""
         for member in self._members:
-            member.begin(self._fork_server.fork(member.number))
+            member.begin(self._fork_server.fork(member.row))
         poll = select.poll()
         while not all(member.up for member in self._members):
             for descriptor, events in self.watched().items():
@@ -168,7 +168,7 @@ class Team:
         elif word == "count":
             self.write()
             self.tell("count")
-        else:
+        elif word in ("taken", "refused"):
             member.answered(self._listener, body["ids"], word == "taken")
 
     def _greet(self, member: Member) -> None:
@@ -190,7 +190,7 @@ class Team:
             self._status(body["pid"], body["status"])
             return
         for member in self._members:
-            if member.number != body["number"] or not member.lives:
+            if member.row != body["number"] or not member.lives:
                 continue
             if word == "forked":
                 member.pid = body["pid"]
@@ -201,7 +201,7 @@ class Team:
 
     def _ended(self, member: Member) -> None:
         member.ended(self._listener)
-        self._board.clear(member.number)
+        self._board.clear(member.row)
         self.look()  # a client may have woken it alone
         if self._ends or not self._process.machine.accepting:
             return
@@ -223,9 +223,8 @@ class Team:
             self._plan(member_and_due[0], describe(status))
 
     def _name_the_dead(self) -> None:
-        now = time.monotonic()
         for pid, (member, due) in list(self._status_by.items()):
-            if now >= due or not self._fork_server.lives:
+            if time.monotonic() >= due or not self._fork_server.lives:
                 del self._status_by[pid]
                 self._plan(member, "which has ended")
 
@@ -243,17 +242,15 @@ class Team:
 
     def _start_again(self) -> None:
         process = self._process
-        if not self._fork_server.lives or not self._listener.accepting:
-            return
-        if self._ends or not process.machine.accepting:
+        able = self._fork_server.lives and self._listener.accepting and not self._ends
+        if not able or not process.machine.accepting:
             return
         now = time.monotonic()
         for member in self._members:
-            planned = member.pid in self._status_by
-            if member.lives or planned or (member.start_at or 0.0) > now:
+            if member.lives or member.pid in self._status_by or (member.start_at or 0.0) > now:
                 continue
             try:
-                member.begin(self._fork_server.fork(member.number))
+                member.begin(self._fork_server.fork(member.row))
             except OSError as error:
                 pause = max(member.plan(), 1.0)
                 member.start_at = now + pause
@@ -293,6 +290,9 @@ class Team:
 
     def refers(self, event: Event, name: str, number: int) -> bool:
         return False
+
+    def reached(self, why: str) -> None:
+        """The leader is replaced by a reload, as the one process of a generation."""
 
     def share(self, listener: Listener, connection: MigratingConnection) -> None:
         for _ in range(len(self._members) + 1):
@@ -345,6 +345,6 @@ class Team:
         before = self._board.written()
         self.write()
         self.tell("count")
-        numbers = [member.number for member in self._members if member.up]
-        self._board.wait(before, numbers, _ANSWER)
+        rows = [member.row for member in self._members if member.up]
+        self._board.wait(before, rows, _ANSWER)
         return self._board.report()

@@ -89,17 +89,18 @@ class Membership:
         listener: Listener,
         board: Board,
         leader: Leader,
-        number: int,
+        row: int,
     ) -> None:
+        """row is where on the board it says how it is."""
         self._process = process
         self._listener = listener
         self._board = board
-        self._number = number
+        self._row = row
         self._leader = leader
         self._channel = leader.channel
         self._since = time.time()
-        self._served_before = board.served_before(number)
-        self._counted_before = board.counted(number)
+        self._served_before = board.served_before(row)
+        self._counted_before = board.counted(row)
         self.leaderless = False
 
     def say(self, word: str, **fields: Any) -> None:
@@ -147,9 +148,9 @@ class Membership:
                 listener.move("ready")
             listener.wake()
         elif word == "yield":
-            listener.migrates_to = 0 if body["migrates"] else None
-            process.successor = self._leader  # type: ignore[assignment]
-            process.fire(Event.YIELD, "the next generation serves")
+            self._drain(bool(body["migrates"]), "the next generation serves")
+        elif word == "replaced":
+            self._drain(True, "another process has its place")
         elif word == "resume":
             process.fire(Event.RESUME)
             if process.machine.at_peace:
@@ -176,6 +177,11 @@ class Membership:
             migration.receive(self, message, {0: listener}, process)
         else:
             process.migration.answered(body["ids"], word == "taken")
+
+    def _drain(self, migrates: bool, why: str) -> None:
+        self._listener.migrates_to = 0 if migrates else None
+        self._process.successor = self._leader  # type: ignore[assignment]
+        self._process.fire(Event.YIELD, why)
 
     def _lost(self, why: str) -> None:
         """Nobody leads any more: what is active finishes, and the address is to be free."""
@@ -217,6 +223,9 @@ class Membership:
             self.say("order", what=event.name, name=name)
         return True
 
+    def reached(self, why: str) -> None:
+        self.say("limit", why=why)
+
     def share(self, listener: Listener, connection: MigratingConnection) -> None:
         migration.arrive(listener, connection)
 
@@ -250,11 +259,11 @@ class Membership:
         counted = self._process.counters.own()
         for name, value in self._counted_before.items():
             counted[name] += value
-        self._board.write(self._number, self._since, (active - idle, idle, served), counted)
+        self._board.write(self._row, self._since, (active - idle, idle, served), counted)
 
     def counted(self) -> dict[str, int]:
         """Return what the other processes have counted, and those before with this number."""
-        found = self._board.counted_beside(self._number)
+        found = self._board.counted_beside(self._row)
         for name, value in self._counted_before.items():
             found[name] += value
         return found
@@ -262,10 +271,10 @@ class Membership:
     def report(self) -> list[dict[str, Any]]:
         before = self._board.written()
         self.write()
-        numbers = [row["number"] for row in self._board.report()]
         if not self.leaderless:
             self.say("count")
-            self._board.wait(before, [n for n in numbers if n != self._number], _ANSWER)
+            others = [row for row in self._board.living() if row != self._row]
+            self._board.wait(before, others, _ANSWER)
         return self._board.report()
 
 

@@ -6,6 +6,7 @@ import argparse
 import threading
 from contextlib import ExitStack, suppress
 
+from endless_py._reload.settings import replacing
 from endless_py._wsgi import prepare
 from endless_py._wsgi.address import Address
 from endless_py._wsgi.handler import Service
@@ -74,6 +75,7 @@ def _server(
         "request_queue_size": options.backlog,
         "drain_timeout": options.graceful_timeout,
         "workers": options.workers,
+        **replacing(options),
         "pid_file": prepare.within(directory, options.pid_file),
     }
     if options.stop_delay is not None:

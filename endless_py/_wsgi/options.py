@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from endless_py._reload.settings import option
+from endless_py._reload.settings import add_replacing, option
 from endless_py._wsgi import common
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes, each with its threads, or auto: one for each processor; default: 1",
     )
+    add_replacing(found.add_argument)
     found.add_argument(
         "--health",
         type=option("health"),
