@@ -75,7 +75,9 @@ class ReplacingTeam(Team):
 
     def _next(self) -> Optional[Member]:
         """Return the worker that is to be replaced, where one may be: all the others serve."""
-        settled = all(m.up and m.lives and not m.leaves and not m.lost for m in self._members)
+        settled = not self._status_by and all(
+            m.up and m.lives and not m.leaves and not m.lost for m in self._members
+        )
         if not (settled and self._process.machine.at_peace and self._listener.accepting):
             return None
         return None if self._ends else next((m for m in self._members if m.due), None)
