@@ -303,7 +303,7 @@ class Example:
 
 SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
 OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
-OTHERS += ("datagrams.py", "forking.py", "workers.py")
+OTHERS += ("datagrams.py", "forking.py", "workers.py", "replaced.py")
 OTHERS += ("uvicorn_server.py", "hypercorn_server.py", "aiohttp_server.py")  # see tests/asgi
 # Run in tests/server/test_health_page.py.
 OTHERS += ("health_listener.py", "health_mounted.py", "health_wsgi.py")
@@ -406,6 +406,17 @@ def test_workers(tmp_path):
             program.wait(f"worker {number} has served")
         assert get(program.port).startswith("pid ")
         os.kill(new, signal.SIGTERM)
+        program.wait_alone(None)
+
+
+def test_workers_that_have_served_enough(tmp_path):
+    example = Example("replaced.py", tmp_path, **{"10000\n": "20\n", "1000\n": "0\n"})
+    with example.run() as program:
+        program.wait_serving()
+        line = r"worker \d \(pid \d+\) has handled 20 requests \(max_requests\): pid \d+ takes"
+        while not re.search(line, program.text) or "started generation 1" not in program.text:
+            get(program.port)
+        os.kill(program.wait_serving(1), signal.SIGTERM)
         program.wait_alone(None)
 
 

@@ -1,10 +1,13 @@
-"""limited.py KIND FOLDER: a server whose settings come by the environment, and that leaks.
+"""limited.py KIND FOLDER [stays]: a server whose settings come by the environment, and that leaks.
+
+With "stays" its leader may handle as many requests as it likes.
 
 Its limits are quick: what takes seconds elsewhere takes none here. Files in FOLDER say what is to
 go wrong: "hang", "raise" in a worker's start.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,12 +19,14 @@ from endless_py.http.server import BaseHTTPRequestHandler
 
 limits._BEGINS = limits._LOOK = 0.0
 limits._FIRST_PAUSE = 0.5
-kind, folder = sys.argv[1], Path(sys.argv[2])
+kind, folder, stays = sys.argv[1], Path(sys.argv[2]), sys.argv[3:] == ["stays"]
 leaked = []
 
 
 @endless_py.on_worker_start
 def begin(number):
+    if not number and stays:
+        server._listener.limits._most = math.inf
     if number and (folder / "raise").exists():
         raise RuntimeError("it does not start")
     while number and (folder / "hang").exists():
@@ -29,7 +34,7 @@ def begin(number):
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0" if kind == "HTTPServer" else "HTTP/1.1"
 
     def do_GET(self):
         name, _, value = self.path.partition("?")
@@ -43,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if name == "/slow":
             self.wfile.flush()
-            time.sleep(float(value))
+            time.sleep(0.05 if kind == "HTTPServer" else float(value))
         self.wfile.write(body.encode())
 
     def log_message(self, *_):

@@ -23,10 +23,10 @@ from endless_py._server import limits
 REPLACED = r"worker (\d) \(pid (\d+)\) has .*: pid (\d+) takes its place"
 
 
-def limited(folder, kind="ThreadingHTTPServer", workers=3, **more):
+def limited(folder, kind="ThreadingHTTPServer", workers=3, stays=False, **more):
     env = environment(**{f"ENDLESS_PY_{name}": value for name, value in more.items()})
     env["ENDLESS_PY_WORKERS"] = str(workers)
-    return Program("limited.py", kind, folder, env=env)
+    return Program("limited.py", kind, folder, *["stays"] * stays, env=env)
 
 
 def state(port):
@@ -65,31 +65,26 @@ def settled(program, leader, count=3):
     return until(look)
 
 
-def newest(program):
-    """Return the generation that serves, and its leader."""
-    found = state(program.port)
-    return found["generation"], (found["workers"] or [found])[0]["pid"]
-
-
 # -- under load ---------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "more"),
+    ("kind", "leader", "more"),
     [
-        ("ThreadingHTTPServer", {}),
-        slow("ThreadingHTTPServer", {"REUSE_THREADS": "yes"}),
-        slow("ThreadingHTTPServer", {"KEEP_PID": "yes"}),
-        slow("HTTPServer", {}),
+        ("ThreadingHTTPServer", "stays", {}),
+        slow("ThreadingHTTPServer", "stays", {"REUSE_THREADS": "yes"}),
+        slow("HTTPServer", "stays", {}),
+        slow("ThreadingHTTPServer", "", {"KEEP_PID": "no"}),
+        slow("ThreadingHTTPServer", "", {"REUSE_THREADS": "yes"}),
+        slow("ThreadingHTTPServer", "", {"KEEP_PID": "yes"}),
+        slow("HTTPServer", "", {}),
     ],
 )
-def test_replacing_all_the_time_loses_nothing(kind, more):
-    """Its leaders are replaced as well: each time by a reload."""
-    env = environment(ENDLESS_PY_WORKERS="3", ENDLESS_PY_MAX_REQUESTS="150")
-    env.update(ENDLESS_PY_MAX_REQUESTS_JITTER="300")
-    env.update({f"ENDLESS_PY_{name}": value for name, value in more.items()})
-    with Program("http_server.py", kind, 0, env=env) as program:
+def test_replacing_all_the_time_loses_nothing(kind, leader, more, tmp_path):
+    """Where the leader does not stay it is replaced by a reload, as a rule before the workers."""
+    limit = {"MAX_REQUESTS": "100", "MAX_REQUESTS_JITTER": "100", **more}
+    with limited(tmp_path, kind, stays=bool(leader), **limit) as program:
         program.wait_serving()
         keeps = kind != "HTTPServer"
         kept = [connect(program.port) for _ in range(6 * keeps)]
@@ -100,8 +95,10 @@ def test_replacing_all_the_time_loses_nothing(kind, more):
         def enough():
             for connection in kept:
                 ask(connection)
+            replaced = len(re.findall(REPLACED, program.text))
             reloads = program.text.count("requests (max_requests): started generation")
-            return reloads >= 3 and len(re.findall(REPLACED, program.text)) >= 6
+            assert not (leader and reloads)
+            return replaced >= 6 if leader else reloads >= 3
 
         with Load(program.port, keep_alive=keeps) as load:
             until(enough)
@@ -111,13 +108,17 @@ def test_replacing_all_the_time_loses_nothing(kind, more):
             connection.close()
         assert "Traceback" not in program.text
         assert " ERROR " not in program.text
-        until(
-            lambda: state(program.port)["phase"] == "serving" and not state(program.port)["bridge"]
-        )
-        _, leader = newest(program)
-        settled(program, leader)
-        os.kill(leader, signal.SIGTERM)
+        pid = until(lambda: whole(program))
+        os.kill(pid, signal.SIGTERM)
         program.wait_alone(None)
+
+
+def whole(program, count=3):
+    """Return the leader once its generation is the only one, and none is replaced just now."""
+    program.process.poll()
+    found = state(program.port)
+    calm = found["phase"] == "serving" and not (found["bridge"] or found["predecessors"])
+    return found["workers"][0]["pid"] if calm and len(program.pids()) == count + 1 else None
 
 
 @pytest.mark.slow
