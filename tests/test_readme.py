@@ -307,6 +307,7 @@ OTHERS += ("datagrams.py", "forking.py", "workers.py", "replaced.py")
 OTHERS += ("uvicorn_server.py", "hypercorn_server.py", "aiohttp_server.py")  # see tests/asgi
 # Run in tests/server/test_health_page.py.
 OTHERS += ("health_listener.py", "health_mounted.py", "health_wsgi.py")
+OTHERS += ("metrics.py",)  # see tests/workers/test_metrics.py
 
 
 @pytest.mark.parametrize("name", SERVERS)

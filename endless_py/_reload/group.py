@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     class Group(Protocol):
         """The other processes of this generation: of the leader its workers, or the other way."""
 
+        listener: Listener  # that all of them serve
+
         def step(self) -> None:
             """Hear what they have said since, and do what is due. By whoever drives."""
 

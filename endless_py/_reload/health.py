@@ -83,7 +83,7 @@ def ours(process: ServerProcess) -> str:
     has_parent = process.predecessors.living_parent() is not None
     counted = process.counters.scraped(drains, has_parent)
     last = state["last_reload"] or {}
-    servers = [(str(s["address"]), s) for s in state["servers"]]
+    servers = _servers(process, state)
     gauges: list[tuple[str, str, Samples]] = [
         ("generation", "Number of this process: 0, and 1 more with each reload.", []),
         ("ready", "Whether load balancers should send clients here.", []),
@@ -122,6 +122,18 @@ def ours(process: ServerProcess) -> str:
             lines += _family(name, "counter", f"{text} Since the first generation's start.")
         lines.append(_sample(name, labels, counted[key]))
     return "\n".join(lines) + "\n"
+
+
+def _servers(process: ServerProcess, state: dict[str, Any]) -> list[tuple[str, dict[str, int]]]:
+    """Return each server's address and connections, those of the other workers included."""
+    found, group = [], process.group
+    for listener, server in zip(process.listeners.all, state["servers"]):
+        counts = {key: server[key] for key in ("active", "idle")}
+        for worker in state["workers"]:
+            if group is not None and group.listener is listener and worker["pid"] != os.getpid():
+                counts = {key: counts[key] + worker[key] for key in counts}
+        found.append((str(server["address"]), counts))
+    return found
 
 
 def _family(name: str, kind: str, text: str) -> list[str]:

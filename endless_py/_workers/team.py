@@ -42,7 +42,7 @@ class Team:
         self, process: ServerProcess, listener: Listener, board: Board, fork_server: ForkServer
     ) -> None:
         self._process = process
-        self._listener = listener
+        self._listener = self.listener = listener
         self._board = board
         self._fork_server = fork_server
         self._members = [Member(number, number) for number in range(1, board.count)]

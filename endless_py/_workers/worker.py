@@ -93,7 +93,7 @@ class Membership:
     ) -> None:
         """row is where on the board it says how it is."""
         self._process = process
-        self._listener = listener
+        self._listener = self.listener = listener
         self._board = board
         self._row = row
         self._leader = leader
