@@ -37,6 +37,7 @@ _LOOK = 1.0  # seconds between two looks at the memory
 # would be replaced again and again.
 _BEGINS = 10.0
 _FIRST_PAUSE, _LAST_PAUSE = 10.0, 600.0  # seconds until a reload that failed is tried again
+_AGAIN = 1.0  # seconds until it is seen again whether an older generation has ended
 
 
 class Limits:
@@ -55,10 +56,12 @@ class Limits:
         self._look_at = time.monotonic() + _BEGINS if settings.max_rss else math.inf
         self._say_at = 0.0  # time.monotonic(); what was said is said again only after that
         self._pause = _FIRST_PAUSE
+        self._begun = False
 
     def begin(self) -> None:
-        """The loop begins, and the program has done what it does before its first request."""
-        found = memory() if self._look_at < math.inf else 0
+        """A loop begins, and the program has done what it does before its first request."""
+        begun, self._begun = self._begun, True
+        found = memory() if self._look_at < math.inf and not begun else 0
         if found > self._most_memory:
             self._look_at = math.inf
             if not process.current.worker:
@@ -135,8 +138,9 @@ class Limits:
         if current.worker and current.group is not None:
             current.group.reached(why)  # once: the leader sees to it
             return
-        self._say_at = time.monotonic() + self._pause
-        if current.machine.at_peace:  # else it is being replaced, or ends
+        one_at_a_time = bool(current.predecessors.living)
+        self._say_at = time.monotonic() + (_AGAIN if one_at_a_time else self._pause)
+        if current.machine.at_peace and not one_at_a_time:  # else it is being replaced, or ends
             self._pause = min(2 * self._pause, _LAST_PAUSE)
             current.leave(Order(Event.RELOAD, f"this process {why}"))
 

@@ -227,6 +227,28 @@ def test_a_signal_while_a_worker_is_replaced(signal_name, tmp_path):
         assert " ERROR " not in program.text
 
 
+def test_a_reload_while_another_one_is_being_started(tmp_path):
+    with limited(tmp_path, MAX_RSS="100") as program:
+        leader = program.wait_serving()
+        kept, _ = connection_to(program, lambda pid: pid != leader)
+        name = kept.sock.getsockname()
+        before = program.pids()
+        (tmp_path / "hang").touch()
+        ask(kept, "/leak?120")
+        ask(kept)
+        until(lambda: len(program.pids()) > len(before))
+        os.kill(leader, signal.SIGHUP)
+        program.wait("started generation 1")
+        (tmp_path / "hang").unlink()
+        new = program.wait_serving(1)
+        settled(program, new)
+        assert ask(kept)[0] == 1
+        assert kept.sock.getsockname() == name
+        kept.close()
+        assert " ERROR " not in program.text
+        program.stop(new)
+
+
 # -- what goes wrong ----------------------------------------------------------
 
 
@@ -398,6 +420,59 @@ def test_one_process_under_load_loses_nothing():
             program.wait_serving(4)
         assert load.lost == []
         pid = until(lambda: state(program.port)["pid"])
+        os.kill(pid, signal.SIGTERM)
+        program.wait_alone(None)
+
+
+def test_no_reload_begins_while_an_older_generation_finishes(tmp_path):
+    with limited(tmp_path, workers=1, MAX_REQUESTS="3") as program:
+        program.wait_serving()
+        busy = connect(program.port)
+        busy.request("GET", "/slow?3")
+        response = busy.getresponse()
+        get(program.port)
+        get(program.port)
+        program.wait("finishing 1 requests")
+        for _ in range(6):
+            assert get(program.port).startswith("1 ")
+        assert "started generation 2" not in program.text
+        assert response.read().startswith(b"0 ")
+        busy.close()
+        until(lambda: not get(program.port).startswith("1 "))
+        pid = program.wait_serving(2)
+        until(lambda: program.process.poll() is not None and program.pids() == [pid])
+        program.stop(pid)
+
+
+WSGI = """
+import os
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"0 %d end" % os.getpid()]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [slow("1"), "2"])
+def test_the_wsgi_command(workers, tmp_path):
+    (tmp_path / "app.py").write_text(WSGI)
+    words = ["wsgi", "app:app", "--bind", "127.0.0.1:0", "--workers", workers]
+    words += ["--max-requests", "200", "--max-requests-jitter", "100", "--max-rss", "2000"]
+    command = [sys.executable, "-m", "endless_py", *words]
+    with Program(command=command, cwd=tmp_path, env=environment()) as program:
+        program.wait_serving()
+        kept = [connect(program.port) for _ in range(4)]
+        for connection in kept:
+            ask(connection)
+        names = [connection.sock.getsockname() for connection in kept]
+        with Load(program.port) as load:
+            pid = program.wait_serving(2)
+        assert load.lost == []
+        for connection in kept:
+            ask(connection)
+        assert names == [connection.sock.getsockname() for connection in kept]
+        for connection in kept:
+            connection.close()
         os.kill(pid, signal.SIGTERM)
         program.wait_alone(None)
 
