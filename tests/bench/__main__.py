@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 import kept
+import plots
 import quiet
 import reloads
 import throughput
@@ -59,13 +60,16 @@ def main() -> int:
     start = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as caches:
-        settings = Settings(options.quick, caches, options.plots)
+        settings = Settings(options.quick, caches)
         for name in options.only or BENCHMARKS:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
                 rows += BENCHMARKS[name](settings)
             except NotMeasured as error:
                 rows.append(Row(name, "", "", f"not measured: {error}", ""))
+        if options.plots is not None:
+            plots.reload_picture(settings, options.plots)
+            plots.rate_picture(rows, options.plots)
     machine = (
         f"Python {platform.python_version()}, {platform.system()} {platform.release()}, "
         f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; "

@@ -3,6 +3,7 @@
 tcp, udp    echoes by a server, four under way at any time; writes how many came in a second
 latency     a new connection every 2 ms; writes an empty line once it has had an answer, and at its
             end [moment (time.monotonic), seconds, pid] of each
+every       the same, whatever happens: of one that fails the pid is null
 """
 
 import collections
@@ -50,7 +51,11 @@ def udp(port, seconds):
     return done / seconds
 
 
-def latency(port, seconds):
+def every(port, seconds):
+    return latency(port, seconds, (OSError, ValueError, http.client.HTTPException))
+
+
+def latency(port, seconds, forgiven=()):
     found = []
     due = time.monotonic()
     end = due + seconds
@@ -58,8 +63,11 @@ def latency(port, seconds):
         time.sleep(max(0.0, due - time.monotonic()))
         start = time.monotonic()
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        client.request("GET", "/")
-        pid = int(client.getresponse().read())
+        try:
+            client.request("GET", "/")
+            pid = int(client.getresponse().read())
+        except forgiven:
+            pid = None
         client.close()
         found.append([start, time.monotonic() - start, pid])
         if len(found) == 1:

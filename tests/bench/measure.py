@@ -47,7 +47,6 @@ class Settings(NamedTuple):
 
     quick: bool
     caches: str  # where the measured interpreters keep their bytecode
-    plots: Optional[Path] = None
 
     def pick(self, real: int, quick: int) -> int:
         return quick if self.quick else real

@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 from itertools import chain
-from pathlib import Path
 from typing import Callable, Tuple
 
 from harness import TIMEOUT, free_port
@@ -253,8 +252,6 @@ def latency(settings: Settings) -> list[Row]:
     for _ in range(turns_):
         runs["hup"].append(latencies(settings, hup))
         runs["beside"].append(latencies(settings, beside))
-    if settings.plots is not None:
-        plot(settings.plots, runs["hup"][-1])
     rows = []
     for name, what in [("hup", "in the second after HUP"), ("beside", "the floor")]:
         inside, outside = [], []
@@ -287,25 +284,3 @@ def latency(settings: Settings) -> list[Row]:
             )
         )
     return rows
-
-
-def plot(folder: Path, samples: list[Sample]) -> None:
-    """Latency over time across one reload, old generation against new."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 4))
-    first = samples[0][2]
-    for name, old in [("old generation", True), ("new generation", False)]:
-        chosen = [s for s in samples if (s[2] == first) is old]
-        axes.plot([s[0] for s in chosen], [s[1] for s in chosen], ".", markersize=3, label=name)
-    axes.axvline(0, color="black", linewidth=0.5)
-    axes.set_xlabel("seconds after HUP")
-    axes.set_ylabel("milliseconds from connect to answer")
-    axes.legend()
-    figure.tight_layout()
-    for kind in ("png", "svg"):
-        figure.savefig(folder / f"latency.{kind}")
-    pyplot.close(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -56,6 +57,18 @@ def test_a_benchmark_prints_its_rows(name, tmp_path):
         return  # no wrk, no strace, no right to look at another process
     for row in ROWS[name]:
         assert any(row in line for line in rows), row
+
+
+@pytest.mark.slow
+def test_the_pictures_are_drawn(tmp_path):
+    words = [sys.executable, str(BENCH), "--quick", "--only", "echo", "--plots", str(tmp_path)]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=True, timeout=170)
+    if importlib.util.find_spec("matplotlib") is None:
+        assert "no plots: python -m pip install 'endless-py[bench]'" in done.stderr
+        return
+    for name in ("reload", "rates"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (tmp_path / f"{name}.svg").read_text()
 
 
 def test_the_list_here_is_whole():
