@@ -22,10 +22,9 @@ def tidy(number):
         own = {os.getpid(), *(worker["pid"] for worker in endless_py.state()["workers"])}
     for path in directory.glob("*.db"):
         pid = int(path.stem.rpartition("_")[2])
-        if own and pid not in own:
-            path.unlink(missing_ok=True)
-        elif not Path(f"/proc/{pid}").exists():
-            multiprocess.mark_process_dead(pid)
+        gone = path.match("gauge_live*") and not Path(f"/proc/{pid}").exists()
+        if gone or (own and pid not in own):
+            path.unlink(missing_ok=True)  # another process may tidy, too
 
 
 @endless_py.on_worker_exit
