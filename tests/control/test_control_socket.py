@@ -417,10 +417,10 @@ def test_what_is_missing_from_one_reading_of_the_kernels_table_is_found(control,
 
     def read(pid):
         readings.append(real(pid))
-        return readings[-1] if len(readings) > 2 else readings[-1].replace(control._path, "")
+        return readings[-1] if len(readings) > 2 else ""
 
     monkeypatch.setattr(client, "_sockets", read)
-    assert client.addresses(os.getpid()) == [f"/proc/{os.getpid()}/root{control._path}"]
+    assert f"/proc/{os.getpid()}/root{control._path}" in client.addresses(os.getpid())
     assert len(readings) == 3
 
 
@@ -467,7 +467,8 @@ def test_a_folder_that_another_user_may_have_made_is_not_used(what, parent):
     try:
         assert os.path.dirname(os.path.dirname(found._path)) == str(parent.parent)
         assert found._path.startswith(f"{parent}-")
-        assert client.addresses(os.getpid()) == [f"/proc/{os.getpid()}/root{found._path}"]
+        # Another test in this process may have left the socket of a server that it served.
+        assert f"/proc/{os.getpid()}/root{found._path}" in client.addresses(os.getpid())
     finally:
         found.leave_open()
         found.close()
