@@ -29,8 +29,9 @@ TITLES = {
 }
 LETTERS = dict(zip(sorted({cell.why_not for cell in every_cell()} - {""}), ascii_lowercase))
 LEGEND = """\
-Who serves afterwards: the new code, the old code, or "ends": the fault ended the last process
-that was there, or the pid that is kept, and what its supervisor starts finds nothing in its way.
+Who serves afterwards: the new code, the old code, the bridge (new code, too: the pid that was to
+be kept is gone), or "ends": the fault ended the last process that was there. What a supervisor
+starts then finds nothing in its way.
 Two in one field: the fault hits the one who hands off / the one who is handed everything.
 "cut": requests that the killed process was itself handling; every other one was answered."""
 
