@@ -37,6 +37,7 @@ class Hooks:
         self._lock = threading.Lock()
         self._checking = False
         self._servers = 0  # that are served in this process, as `run_worker_start()` is told
+        self._prepared = False
 
     def run_checks(self) -> bool:
         """Call what has to pass before this process says ready; what it raises goes through.
@@ -66,15 +67,18 @@ class Hooks:
         """
         with self._lock:
             self._servers += 1
-            first = self._servers == 1
+            first, self._prepared = not self._prepared, True
         for hook in list(self.worker_start) if first else ():
             hook(number)
 
-    def run_worker_exit(self, number: int) -> None:
-        """Call what a process that has served does at its end, with its last server."""
+    def run_worker_exit(self, number: int, ends: bool = True) -> None:
+        """Call what a process that has served does at its end, once: when it ends, or with the
+        last of its servers. The loop of another one may be in a thread that nobody waits for.
+        """
         with self._lock:
-            last = self._servers == 1
             self._servers = max(0, self._servers - 1)
+            last = self._prepared and (ends or not self._servers)
+            self._prepared = self._prepared and not last
         if not last:
             return
         found: list[Hook] = [_bound(hook, number) for hook in self.worker_exit]

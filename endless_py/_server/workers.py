@@ -41,7 +41,7 @@ def serve(base: type, server: Any, poll_interval: float) -> None:
             # "auto" on one processor: `serve_beside()` has left that to whoever knows the number.
             beside_it(base, server, loop.run)
         finally:
-            current.hooks.run_worker_exit(0)
+            current.hooks.run_worker_exit(0, ends=current.released)
         return
     _check(server, count)
     team = _make_team(server, poll_interval, count)

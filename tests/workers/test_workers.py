@@ -246,21 +246,22 @@ other = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 def begin(number):
     print("begins", number, flush=True)
     if not number:
-        threading.Thread(target=other.serve_forever).start()
+        threading.Thread(target=other.serve_forever, daemon={daemon}).start()
 @endless_py.on_worker_exit
 def end(number):
     print("ends", number, flush=True)
 with Server(("127.0.0.1", 0), Handler) as server:
     server.serve_forever()
-other.server_close()
 """
 
 
-@pytest.mark.parametrize("workers", [2, slow(1)])
-def test_another_server_of_the_leader_does_not_begin_it_anew(workers, tmp_path):
+@pytest.mark.parametrize(
+    ("workers", "daemon"), [(2, True), slow(2, False), slow(1, True), slow(1, False)]
+)
+def test_another_server_of_the_leader_does_not_begin_it_anew(workers, daemon, tmp_path):
     """It is started where the documentation says, by what is called for each process once."""
     path = tmp_path / "program.py"
-    path.write_text(TWO.format(workers=workers))
+    path.write_text(TWO.format(workers=workers, daemon=daemon))
     with Program(path) as program:
         pid = program.wait_serving(count=2)
         new = program.reload(1, pid, 2)
