@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from endless_py._api import *  # noqa: F403
     from endless_py._asgi.by_uvicorn import serve_uvicorn as serve_uvicorn
     from endless_py._asgi.graceful import GracefulASGI as GracefulASGI
-    from endless_py._asyncio import serve_asyncio as serve_asyncio
+    from endless_py._asyncio.serve import serve_asyncio as serve_asyncio
     from endless_py._server.idle import await_message as await_message
+    from endless_py._workers.whole import run_workers as run_workers
     from endless_py.exceptions import *  # noqa: F403
     from endless_py.http.server import *  # noqa: F403
     from endless_py.socketserver import *  # noqa: F403
@@ -99,6 +100,7 @@ __all__ = [
     "passed_file",
     "ready",
     "reload",
+    "run_workers",
     "serve_asyncio",
     "serve_uvicorn",
     "set_signals",
@@ -155,8 +157,9 @@ _MODULE_OF = {
     "wait_for_predecessor": "endless_py._api",
     "GracefulASGI": "endless_py._asgi.graceful",
     "serve_uvicorn": "endless_py._asgi.by_uvicorn",
-    "serve_asyncio": "endless_py._asyncio",
+    "serve_asyncio": "endless_py._asyncio.serve",
     "await_message": "endless_py._server.idle",
+    "run_workers": "endless_py._workers.whole",
     "ChannelClosed": "endless_py.exceptions",
     "ChannelError": "endless_py.exceptions",
     "EndlessError": "endless_py.exceptions",

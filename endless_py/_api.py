@@ -152,8 +152,7 @@ def listen(
     address is a tuple for IPv4 and IPv6, text or a path for a Unix socket; family follows from
     it unless it is given. backlog is that of a stream's accept queue. drain_timeout,
     ready_timeout (seconds, 60 each), stop_delay (seconds, 0), max_draining (8), keep_pid and
-    pid_file mean what they do for the classes. Raises OSError, PidFileError, ValueError for what
-    one of them cannot be.
+    pid_file mean what they do for the classes. Raises OSError, PidFileError, ValueError.
     """
     platform.require()
     if family is None:
@@ -189,8 +188,9 @@ class ForeignSocket(ListenerSocket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As a socket's; EMFILE also when only what reloads and commands need is left."""
-        reserve = process.current.reserve
-        if reserve.asks and not reserve.has_room():
+        if process.current.runs_main and process.current.worker and not self._record.ready:
+            raise BlockingIOError  # its generation does not serve yet
+        if process.current.reserve.asks and not process.current.reserve.has_room():
             raise no_room()
         return super().accept()
 

@@ -303,7 +303,7 @@ class Example:
 
 SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
 OTHERS = ("hooks.py", "asyncio_server.py", "updater.py", "source.py", "https.py", "calls.py")
-OTHERS += ("datagrams.py", "forking.py", "workers.py", "replaced.py")
+OTHERS += ("datagrams.py", "forking.py", "workers.py", "replaced.py", "asyncio_workers.py")
 OTHERS += ("uvicorn_server.py", "hypercorn_server.py", "aiohttp_server.py")  # see tests/asgi
 # Run in tests/server/test_health_page.py.
 OTHERS += ("health_listener.py", "health_mounted.py", "health_wsgi.py")
@@ -418,6 +418,23 @@ def test_workers_that_have_served_enough(tmp_path):
         while not re.search(line, program.text) or "started generation 1" not in program.text:
             get(program.port)
         os.kill(program.wait_serving(1), signal.SIGTERM)
+        program.wait_alone(None)
+
+
+def test_workers_of_an_asyncio_server(tmp_path):
+    def ask(port):
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
+            client.sendall(b"line\n")
+            return client.makefile("rb").readline()
+
+    with Example("asyncio_workers.py", tmp_path).run() as program:
+        pid = program.wait_serving()
+        old = {ask(program.port) for _ in range(9)}
+        assert len(old) == 3
+        new = program.reload(1, pid)
+        program.process.wait(TIMEOUT)
+        assert len({ask(program.port) for _ in range(9)} - old) == 3
+        os.kill(new, signal.SIGTERM)
         program.wait_alone(None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from endless_py._asgi.graceful import GracefulASGI
-from endless_py._asyncio import serve_asyncio
+from endless_py._asyncio.serve import serve_asyncio
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:

@@ -11,8 +11,10 @@ from endless_py._asgi.around import Forwarded, Logged
 from endless_py._asgi.by_uvicorn import serve_uvicorn
 from endless_py._asgi.options import parse
 from endless_py._reload import process
+from endless_py._workers.members import WorkerFailed
+from endless_py._workers.whole import run_workers
 from endless_py._wsgi import prepare
-from endless_py.exceptions import EndlessError
+from endless_py.exceptions import EndlessError, HealthError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ def _run(options: argparse.Namespace) -> int:
         prepare.watch(options, directory)
         control.on_ready(lambda: _say(options))
         return _serve(config, addresses, options, directory)
+    except (HealthError, WorkerFailed) as error:
+        raise prepare.Wrong(str(error)) from None
     except (OSError, EndlessError, ValueError) as error:
         raise prepare.cannot(error, options, where) from None
 
@@ -85,16 +89,23 @@ def _load(config: Any, options: argparse.Namespace) -> None:
 
 
 def _serve(config: Any, addresses: list[Any], options: Any, directory: str) -> int:
-    serving = serve_uvicorn(
-        config,
-        addresses,
-        backlog=options.backlog,
-        drain_timeout=options.graceful_timeout,
-        pid_file=prepare.within(directory, options.pid_file),
-    )
+    delay = {} if options.stop_delay is None else {"stop_delay": options.stop_delay}
+
+    def serve() -> None:
+        serving = serve_uvicorn(
+            config,
+            addresses,
+            health=options.health,
+            backlog=options.backlog,
+            drain_timeout=options.graceful_timeout,
+            pid_file=prepare.within(directory, options.pid_file),
+            **delay,
+        )
+        asyncio.run(serving)
+
     try:
         with suppress(KeyboardInterrupt):
-            asyncio.run(serving)
+            run_workers(serve, options.workers)
     except SystemExit as error:
         if error.code != 3:  # uvicorn's own for this
             raise
@@ -104,6 +115,7 @@ def _serve(config: Any, addresses: list[Any], options: Any, directory: str) -> i
 
 
 def _say(options: argparse.Namespace) -> None:
-    bindings = [listener.binding for listener in process.current.listeners.all]
+    listeners = process.current.listeners.all
+    bindings = [listener.binding for listener in listeners if not listener.beside]
     addresses = [binding.address for binding in bindings if binding is not None]
     prepare.say(options.application, addresses, "https" if options.certfile else "http")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 _LOOP = "--loop is not there: connections are counted and drained on asyncio's own loop only"
 _ELSEWHERE = {
     **common.ELSEWHERE,
-    **dict.fromkeys(("-w", "--workers"), "--workers is not there: it runs one process"),
     **dict.fromkeys(("--host", "--port"), "--host and --port are not there: use --bind HOST:PORT"),
     "--uds": "--uds is not there: use --bind unix:PATH",
     "--fd": "--fd is not there: systemd's sockets are taken by their address, with --bind",
@@ -32,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "shop.web:app, 'shop.web:create_app()'",
     )
     add = found.add_argument
+    common.add_workers(add, "an event loop")
     add(
         "--lifespan",
         choices=("auto", "on", "off"),

@@ -33,12 +33,14 @@ The greeting that comes before all of them is in `greeting`.
 Inside one generation that has workers, over a channel between the leader and each of them:
 
     leader -> worker         serve              this generation is ready: accept
-                             yield              the next one serves: drain; and whether idle
-                                                connections migrate (through the leader): migrates
+                             yield              the next one serves: drain; and of which
+                                                listeners idle connections migrate (through the
+                                                leader): migrates
                              resume             it does not any more: accept again
                              replaced           another process has your place: drain; idle
                                                 connections migrate to the others
-                             close              nobody accepts on the listener again
+                             close              nobody accepts on the listeners again
+                             give_up            nor on this one: listener
                              stop, force        as to a successor
                              alone              no older generation drains any more
                              look               see whether a client waits: who was woken may
@@ -55,6 +57,8 @@ Inside one generation that has workers, over a channel between the leader and ea
                              look, count        have all the others do so
     leader -> fork server    fork               (a descriptor, the worker's end of its channel):
                                                 number
+                             listeners          (descriptors) what those that are forked from now
+                                                on are to adopt: bindings
                              serve              as to a worker
     fork server -> leader    forked             so it was: number, pid
                              failed             it could not be: number, reason
@@ -166,10 +170,11 @@ FROM_LEADER: dict[str, Fields] = {
     "look": {},
     "exclusive": {"on": is_flag},
     "serve": {},
-    "yield": {"migrates": is_flag},
+    "yield": {"migrates": _are_numbers},
     "replaced": {},
     "resume": {},
     "close": {},
+    "give_up": {"listener": is_number},
     "stop": {},
     "force": {},
     "alone": {},
@@ -189,7 +194,11 @@ FROM_WORKER: dict[str, Fields] = {
     "count": {},
     "limit": {"why": is_text},
 }
-TO_FORK_SERVER: dict[str, Fields] = {"fork": {"number": is_number}, "serve": {}}
+TO_FORK_SERVER: dict[str, Fields] = {
+    "fork": {"number": is_number},
+    "listeners": {"bindings": _is_list},
+    "serve": {},
+}
 FROM_FORK_SERVER: dict[str, Fields] = {
     "forked": {"number": is_number, "pid": is_pid},
     "failed": {"number": is_number, "reason": is_text},

@@ -228,6 +228,11 @@ class BaseProcess:
         """Whether none of the processes that this one leads lives any more."""
         return self.group is None or self.group.ended()
 
+    @property
+    def runs_main(self) -> bool:
+        """Whether several processes run the program's own function, with all that it serves."""
+        return self.group is not None and self.group.runs_main
+
     def tell_workers(self, word: str) -> None:
         """Say a word of the leader's to each worker, where there are any."""
         if self.group is not None:

@@ -12,11 +12,39 @@ if TYPE_CHECKING:
     from endless_py._reload.listener import Listener
     from endless_py._reload.states import Event
     from endless_py._sockets.connection import MigratingConnection
+    from endless_py._sockets.poller import Poller
 
     class Group(Protocol):
         """The other processes of this generation: of the leader its workers, or the other way."""
 
-        listener: Listener  # that all of them serve
+        @property
+        def listener(self) -> Optional[Listener]:
+            """The one that all of them serve, where it is one."""
+
+        @property
+        def runs_main(self) -> bool:
+            """Whether each process runs the program's own function, and all of its servers."""
+
+        def begin(self) -> None:
+            """What is to be served is bound; any thread may call this, and more than once.
+
+            Returns when the others could serve as well, and raises what keeps them from it.
+            """
+
+        def entered(self) -> None:
+            """A server of this process is served; any thread may call this."""
+
+        def poller(self, descriptor: int) -> Poller:
+            """Return what waits for this listener, beside the other processes."""
+
+        def say_load(self) -> int:
+            """Let the others know how many connections this process has, and return that."""
+
+        def is_ahead(self) -> bool:
+            """The same; whether it has more than another one, which should have the next."""
+
+        def give_up(self, listener: Listener) -> None:
+            """Nobody will accept on this one again."""
 
         def step(self) -> None:
             """Hear what they have said since, and do what is due. By whoever drives."""
@@ -54,7 +82,7 @@ if TYPE_CHECKING:
         def left_waiting(self) -> None:
             """A client is left to the others by this process, which may have been woken alone.
 
-            Any thread may call this.
+            Any thread may call this, and sees to a step.
             """
 
         def in_forked_child(self) -> None:

@@ -35,6 +35,7 @@ class ListenerKeeper(Keeper):
 
     def after_bind(self) -> None:
         self._listener.binding = self.binding
+        self._listener.owns_path = not self._process.worker
         self._adopted()
         self._process.add(self._listener)
         self._process.readiness.say_adopted(self._listener)
@@ -62,6 +63,8 @@ class ListenerKeeper(Keeper):
 
     def decides(self) -> bool:
         process, listener = self._process, self._listener
+        if process.worker:  # its leader does
+            return False
         if self.inherited and not listener.ready and process.predecessors.living_parent():
             return False
         return listener.accepting or process.living_successor is None

@@ -36,6 +36,8 @@ class Loops:
         platform.require()
         self._dry_start.end_here()
         self._install_signals()
+        if process.group is not None and not listener.beside:
+            process.group.begin()
         if listener.drain_signal is None:
             listener.drain_signal = process.make(DrainSignal)
         first = not listener.entered
@@ -50,11 +52,16 @@ class Loops:
         if first and (says or (listener.beside and self._readiness.said_by_loop(listener))):
             self._readiness.say([listener])
         process.driver.free(listener)
+        if process.group is not None:
+            process.group.entered()
 
     def ready(self) -> None:
         """Say ready for every server whose loop does not say it."""
         process = self._process
         platform.require()
+        if process.group is not None:
+            process.group.begin()
+            process.group.entered()
         if process.worker:  # its leader says it for all
             return
         self._install_signals()

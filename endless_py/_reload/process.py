@@ -332,17 +332,13 @@ class ServerProcess(BaseProcess):
             self.group.in_forked_child()
         self.group, self.worker = None, 0
 
-    def begin_as_worker(
-        self, number: int, group: Group, listener: Listener, on_signal: Handler
-    ) -> None:
+    def begin_as_worker(self, number: int, group: Group, on_signal: Handler) -> None:
         """In a process that was forked for that: be a worker of this generation."""
         self.worker, self.group = number, group
         self.owed.clear()
         self.handed = []
         self.machine.begin_again()
         self.counters.begin_again()
-        listener.begin_again()
-        self.add(listener)
         self.signals.take_over(on_signal)
         self.fire(Event.WORKS)
 

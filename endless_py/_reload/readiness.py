@@ -284,4 +284,5 @@ class Readiness:
             for listener in self._process.handed[index : index + 1]:
                 if listener.missing:
                     listener.give_up()
-                    self._process.tell_workers("close")
+                    if self._process.group is not None:
+                        self._process.group.give_up(listener)

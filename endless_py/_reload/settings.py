@@ -85,6 +85,11 @@ def has_limits(server: Any) -> bool:
     return bool(getattr(owner, "max_requests", None) or getattr(owner, "max_rss", None))
 
 
+def check_workers(value: Any) -> None:
+    """Raise ValueError for what cannot be a number of workers."""
+    _number_or_auto("workers", value)
+
+
 def parse_address(value: Any) -> tuple[str, int]:
     """Return host and port: of such a pair, of HOST:PORT, [IPV6]:PORT, or of a port alone.
 

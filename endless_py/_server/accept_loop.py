@@ -62,7 +62,7 @@ class AcceptLoop:
         self._prepare_listener()
         poller = listener.poller
         if poller is None:
-            poller = listener.poller = Poller()
+            poller = listener.poller = self._make_poller()
         listener.loop_thread = threading.get_ident()
         listener.settled, listener.slow = None, self._slow
         finished = True
@@ -97,6 +97,12 @@ class AcceptLoop:
                     family, kind = server.socket.family, server.socket.type
                     listener.binding = Binding(family, kind, address, address)
             process.current.add(listener)
+
+    def _make_poller(self) -> Poller:
+        group = process.current.group
+        if group is not None and group.runs_main and not self._listener.beside:
+            return group.poller(self._server.fileno())
+        return Poller()
 
     # -- waiting ----------------------------------------------------------
 

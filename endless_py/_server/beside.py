@@ -14,7 +14,10 @@ def serve_beside(base: type, server: Any, serve: Callable[[], object]) -> None:
 
     base is GracefulMixIn. Raises HealthError where nothing can listen there.
     """
-    if settings.of(server).workers == 1:
+    current = process.current
+    if current.runs_main and current.worker:
+        serve()  # its leader has that listener
+    elif current.runs_main or settings.of(server).workers == 1:
         beside_it(base, server, serve)
     else:  # its thread may only be there once the workers are forked
         serve()

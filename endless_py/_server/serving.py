@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 def run_loop(base: type, server: Any, poll_interval: float) -> None:
     """Serve in this process, or in as many as the server has set."""
-    hooks = process.current.hooks
-    if settings.of(server).workers == 1 and not (hooks.worker_start or hooks.worker_exit):
+    current, hooks = process.current, process.current.hooks
+    hooked = bool(hooks.worker_start or hooks.worker_exit)
+    if current.runs_main or (settings.of(server).workers == 1 and not hooked):
         AcceptLoop(server, poll_interval).run()
     else:
         from endless_py._server import workers  # late: most programs are one process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from contextlib import suppress
 
 from endless_py._handoff.channel import Channel
@@ -13,8 +12,7 @@ from endless_py._reload.settings import has_limits, of
 from endless_py._server import forking
 from endless_py._server.accept_loop import AcceptLoop
 from endless_py._server.beside import beside_it
-from endless_py._sockets.exclusive import poller_for
-from endless_py._workers.count import wanted
+from endless_py._workers.count import refuse_other_threads, wanted
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from endless_py._workers.team import Team
-
-# Threads of ours that look whether something has changed: they wait, or read files.
-_OURS = {"endless_py watch", "endless_py updater"}
 
 
 def serve(base: type, server: Any, poll_interval: float) -> None:
@@ -65,34 +60,34 @@ def _check(server: Any, count: int) -> None:
     if forking.is_forking(server):
         raise ValueError(f"workers = {count}: a forking server has processes already, max_children")
     if process.current.group is not None:
-        raise RuntimeError("another server of this process has workers: only one can")
-    this = threading.current_thread()
-    others = [t.name for t in threading.enumerate() if t is not this and t.name not in _OURS]
-    if others:
         raise RuntimeError(
-            f"workers = {count}: other threads run ({', '.join(others)}), and a fork beside them "
-            "is not safe; start them in a function for endless_py.on_worker_start()"
+            "another server of this process has workers: only one can; endless_py.run_workers() is "
+            "for several"
         )
+    refuse_other_threads(count)
 
 
 def _make_team(server: Any, poll_interval: float, count: int) -> Team:
     from endless_py._workers.board import Board
     from endless_py._workers.forkserver import ForkServer
+    from endless_py._workers.shared import Shared
     from endless_py._workers.team import Team
     from endless_py._workers.worker import Leader, Membership, run
 
     current, listener = process.current, server._listener
-    leader_pid, board = os.getpid(), Board(count)
+    leader_pid, board, shared = os.getpid(), Board(count), Shared(lambda: {0: listener})
     others = [other for other in current.listeners.all if other is not listener]
 
     def work(row: int, sock: socket.socket, blocked: set[int]) -> NoReturn:
         number = board.number(row)
         try:
             leader = Leader(Channel(sock), leader_pid, current.generation)
-            membership = Membership(current, listener, board, leader, row)
-            current.begin_as_worker(number, membership, listener, membership.on_signal)
+            membership = Membership(current, shared, board, leader, row)
+            current.begin_as_worker(number, membership, membership.on_signal)
+            listener.begin_again()
+            current.add(listener)
             current.counters.beside = membership.counted
-            listener.poller = poller_for(server.fileno(), membership.left_waiting)
+            listener.poller = membership.poller(server.fileno())
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         except BaseException as error:
             os.write(2, f"worker {number} cannot begin: {error!r}\n".encode())
@@ -120,6 +115,6 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
         from endless_py._workers.replacing import ReplacingTeam  # late: few servers have limits
 
         kind = ReplacingTeam
-    team = kind(current, listener, board, fork_server)
-    listener.poller = poller_for(server.fileno(), team.left_waiting)
+    team = kind(current, shared, board, fork_server)
+    listener.poller = team.poller(server.fileno())
     return team

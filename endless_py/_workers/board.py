@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # pid, since, active, idle, served, how often it was written, and what it has counted
 _ROW = struct.Struct(f"=qdqqqq{len(NAMES)}q")
+_LOAD = struct.Struct("=q")  # how many connections it has, and one more; 0: it does not accept
 _NONE = dict.fromkeys(NAMES, 0)
 
 
@@ -30,6 +31,7 @@ class Board:
         self.count = count  # of workers
         self._rows = range(2 * count)
         self._memory = mmap.mmap(-1, _ROW.size * len(self._rows))
+        self._loads = mmap.mmap(-1, _LOAD.size * len(self._rows))
 
     def number(self, row: int) -> int:
         """Return the number of the worker that a row is of."""
@@ -50,12 +52,22 @@ class Board:
     def clear(self, row: int) -> None:
         """Its process has ended. What it has served and counted stays in the sums."""
         found = self._row(row)
+        _LOAD.pack_into(self._loads, row * _LOAD.size, 0)
         cleared = 0, 0.0, 0, 0, found[4], found[5] + 1, *found[6:]
         _ROW.pack_into(self._memory, row * _ROW.size, *cleared)
 
     def living(self) -> list[int]:
         """Return the rows that have a process."""
         return [row for row in self._rows if self._row(row)[0]]
+
+    def say_load(self, row: int, connections: int) -> None:
+        """Say how many connections this process has, which accepts."""
+        _LOAD.pack_into(self._loads, row * _LOAD.size, connections + 1)
+
+    def loads_beside(self, row: int) -> list[int]:
+        """Return how many connections each of the others who accept has."""
+        found = [load for (load,) in _LOAD.iter_unpack(self._loads)]
+        return [load - 1 for other, load in enumerate(found) if load and other != row]
 
     def written(self) -> list[int]:
         """Return how often each was written."""

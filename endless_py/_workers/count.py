@@ -1,9 +1,10 @@
-"""How many processors this process may use: what `workers = "auto"` means."""
+"""How many workers there are to be: what `workers = "auto"` means, and where there can be none."""
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from contextlib import suppress
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -11,11 +12,25 @@ if TYPE_CHECKING:
     from typing import Optional, Union
 
 _GROUPS = "/sys/fs/cgroup"
+# Threads of ours that look whether something has changed: they wait, or read files.
+_OURS = {"endless_py watch", "endless_py updater"}
 
 
 def wanted(setting: Union[int, str]) -> int:
     """Return the number of processes that a setting asks for."""
     return setting if isinstance(setting, int) else processors()
+
+
+def refuse_other_threads(count: int) -> None:
+    """Raise RuntimeError where threads of the program run, which names them."""
+    this = threading.current_thread()
+    others = [t.name for t in threading.enumerate() if t is not this and t.name not in _OURS]
+    if others:
+        raise RuntimeError(
+            f"workers = {count}: other threads run ({', '.join(others)}), and a fork beside them "
+            "is not safe; start them in a function for endless_py.on_worker_start(), or use "
+            "endless_py.run_workers()"
+        )
 
 
 def processors(proc: str = "/proc", groups: str = _GROUPS) -> int:

@@ -43,11 +43,17 @@ _LET_IN = {
 class ForkServer:
     """It, as the leader sees it."""
 
-    def __init__(self, work: Work, restore: Callable[[], None], begin: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        restore: Callable[[], None],
+        begin: Callable[[], None],
+        keep: Callable[[list[Any], Message], None] = lambda bindings, message: None,
+    ) -> None:
         """Fork it. In each process that it forks, work() is called with its number, its end of
-        a channel, and the signals that it is to hold back. begin() is called in the fork server
-        first, restore() gives it its own standard error back. Raises OSError when it cannot be
-        forked.
+        a channel, and the signals that it is to hold back. In the fork server begin() is called
+        first, restore() gives it its own standard error back, and keep() takes the listeners out
+        of a message. Raises OSError when it cannot be forked.
         """
         ours, its = socket.socketpair()
         for stream in (sys.stdout, sys.stderr):
@@ -66,7 +72,7 @@ class ForkServer:
                 try:
                     ours.close()
                     begin()
-                    _Run(Channel(its), work, restore, before).run()
+                    _Run(Channel(its), work, restore, keep, before).run()
                     status = 0
                 finally:
                     os._exit(status)
@@ -109,6 +115,15 @@ class ForkServer:
     def say(self, word: str) -> None:
         if self._channel is not None:
             self._channel.send({"type": word})
+
+    def give(self, listeners: list[tuple[dict[str, Any], int]]) -> None:
+        """Have those that are forked from now on adopt these; each as Binding.to_json(), and its
+        descriptor.
+        """
+        assert self._channel is not None
+        bindings = [binding for binding, _ in listeners]
+        descriptors = tuple(descriptor for _, descriptor in listeners)
+        self._channel.send({"type": "listeners", "bindings": bindings}, descriptors)
 
     def receive(self) -> list[dict[str, Any]]:
         """Return what it said since; at its end `lives` says so."""
@@ -163,11 +178,17 @@ class _Run:
     """It, as it sees itself."""
 
     def __init__(
-        self, channel: Channel, work: Work, restore: Callable[[], None], blocked: set[int]
+        self,
+        channel: Channel,
+        work: Work,
+        restore: Callable[[], None],
+        keep: Callable[[list[Any], Message], None],
+        blocked: set[int],
     ) -> None:
         self._channel = channel
         self._work = work
         self._restore = restore
+        self._keep = keep
         self._blocked = blocked
         self._living: set[int] = set()
         self._pipe = SelfPipe()
@@ -196,6 +217,8 @@ class _Run:
                     return
                 if message.body["type"] == "fork":
                     self._fork(message, messages, before)
+                elif message.body["type"] == "listeners":
+                    self._keep(message.body["bindings"], message)
                 else:
                     self._restore()
                 message.close()

@@ -44,7 +44,7 @@ class Member:
         self.start_at: Optional[float] = None  # when the place is to be taken again
         self._begun = 0.0
         self._pause = 0.0
-        self._under_way: dict[int, MigratingConnection] = {}
+        self._under_way: dict[int, tuple[Listener, MigratingConnection]] = {}
         self._last = 0
 
     def __str__(self) -> str:
@@ -110,12 +110,12 @@ class Member:
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def ended(self, listener: Listener) -> None:
+    def ended(self) -> None:
         """Its process has ended: what it has not said that it has is served here."""
         if self.channel is not None:
             self.channel.close()
         self.channel, self.up = None, False
-        for connection in self._under_way.values():
+        for listener, connection in self._under_way.values():
             stay(listener, connection)
         self._under_way = {}
 
@@ -131,19 +131,22 @@ class Member:
 
     # -- connections ------------------------------------------------------
 
-    def pass_on(self, connection: MigratingConnection) -> None:
-        """Have it serve this one; until it says that it does the connection is kept here."""
+    def pass_on(self, number: int, listener: Listener, connection: MigratingConnection) -> None:
+        """Have it serve this one; until it says that it does the connection is kept here.
+
+        number is the listener's.
+        """
         assert self.channel is not None
         self._last += 1
         connection.move("sent")
-        self._under_way[self._last] = connection
-        item = {**connection.to_json(), "id": self._last, "listener": 0}
+        self._under_way[self._last] = listener, connection
+        item = {**connection.to_json(), "id": self._last, "listener": number}
         body = {"type": "connections", "items": [item]}
         self.channel.send(body, (connection.socket.fileno(),))
 
-    def answered(self, listener: Listener, numbers: Iterable[int], taken: bool) -> None:
+    def answered(self, numbers: Iterable[int], taken: bool) -> None:
         """It has these, or has refused them."""
         for number in numbers:
-            connection = self._under_way.pop(number, None)
-            if connection is not None:
+            listener, connection = self._under_way.pop(number, (None, None))
+            if listener is not None and connection is not None:
                 settle(listener, connection, taken)

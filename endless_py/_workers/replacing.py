@@ -44,7 +44,7 @@ class ReplacingTeam(Team):
             self._forget_times()
         super().step()
         newer, older = self._pair()
-        if newer is not None and newer.up and self._listener.accepting:
+        if newer is not None and newer.up and self.accepts():
             self._swap(newer, older)
         elif self._next() is not None and time.monotonic() >= self._again_at:
             self._begin()
@@ -78,7 +78,7 @@ class ReplacingTeam(Team):
         settled = not self._status_by and all(
             m.up and m.lives and not m.leaves and not m.lost for m in self._members
         )
-        if not (settled and self._process.machine.at_peace and self._listener.accepting):
+        if not (settled and self._process.machine.at_peace and self.accepts()):
             return None
         return None if self._ends else next((m for m in self._members if m.due), None)
 
@@ -97,7 +97,7 @@ class ReplacingTeam(Team):
         except OSError as error:
             self._failed(older, str(error))
             return
-        newer.kill_at = time.monotonic() + self._listener.setting("ready_timeout")
+        newer.kill_at = time.monotonic() + self._process.listeners.ready_timeout()
         self._know([*self._members, newer])
 
     def _swap(self, newer: Member, older: Optional[Member]) -> None:
@@ -105,7 +105,7 @@ class ReplacingTeam(Team):
         newer.comes = False
         self._pause = 0.0
         if older is not None:
-            drain = self._listener.setting("drain_timeout")
+            drain = self._process.listeners.longest_drain()
             older.say("replaced")
             older.leaves = True
             if drain < NO_LIMIT:
@@ -136,7 +136,7 @@ class ReplacingTeam(Team):
         if word == "limit":
             member.due = message.body["why"]
         elif word == "connections" and member.leaves and process.machine.accepting:
-            migration.receive(member, message, {0: self._listener}, process, self.share)
+            migration.receive(member, message, self._shared.by_number(), process, self.share)
         else:
             super()._heard(member, message)
 

@@ -17,11 +17,13 @@ from endless_py._reload.base import Order
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.process import ServerProcess
+from endless_py._reload.settings import NO_LIMIT
 from endless_py._sockets.connection import MigratingConnection
 from endless_py._support import log
 from endless_py._workers.board import Board
 from endless_py._workers.forkserver import ForkServer
 from endless_py._workers.members import Member, WorkerFailed
+from endless_py._workers.shared import Part, Shared
 from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -31,41 +33,41 @@ if TYPE_CHECKING:
     from endless_py._handoff.channel import Message
 
 _END_GRACE = 2.0  # seconds that a worker has to end in when the drain's time is over
-_ANSWER = 0.25  # seconds that `state()` waits for the others
 _STATUS = 0.2  # seconds in which the fork server says how a worker has ended
 
 
-class Team:
+class Team(Part):
     """The workers of this process, which leads them."""
 
     def __init__(
-        self, process: ServerProcess, listener: Listener, board: Board, fork_server: ForkServer
+        self, process: ServerProcess, shared: Shared, board: Board, fork_server: ForkServer
     ) -> None:
-        self._process = process
-        self._listener = self.listener = listener
-        self._board = board
+        super().__init__(process, shared, board, 0)
         self._fork_server = fork_server
         self._members = [Member(number, number) for number in range(1, board.count)]
         self._turn = itertools.cycle([None, *self._members])
         self._since = time.time()
         self._serves = False
         self._ends = False  # no more are to be started
-        self._exclusive = False
         self._alone = False  # they know that no older generation drains
         self._status_by: dict[int, tuple[Member, float]] = {}  # by pid: its status is due
 
     # -- the beginning and the end ----------------------------------------
 
-    def start(self) -> None:
+    def start(self, seconds: float = NO_LIMIT) -> None:
         """Start all of them, and wait until each could accept. Raises OSError, WorkerFailed."""
+        until = time.monotonic() + seconds
         for member in self._members:
             member.begin(self._fork_server.fork(member.row))
         poll = select.poll()
         while not all(member.up for member in self._members):
-            for descriptor, events in self.watched().items():
+            for descriptor, events in self._descriptors().items():
                 poll.register(descriptor, events)
-            poll.poll()
+            poll.poll(max(0.0, until - time.monotonic()) * 1000 if seconds < NO_LIMIT else None)
             self._hear()
+            for member in self._members if time.monotonic() >= until else ():
+                if not member.up:
+                    member.fail(f"did not say ready within {seconds:g} s and was killed")
             for member in self._members:
                 if member.lost is not None:
                     raise WorkerFailed(f"{member} {member.lost}, before it could serve")
@@ -110,9 +112,14 @@ class Team:
         self._start_again()
 
     def pending(self) -> bool:
+        if self._process.listeners.foreign():
+            return True  # no loop of ours waits for what they say
         return any(member.lost or member.start_at or not member.up for member in self._members)
 
     def watched(self) -> dict[int, int]:
+        return self._descriptors()
+
+    def _descriptors(self) -> dict[int, int]:
         found = self._fork_server.watched()
         for member in self._members:
             found.update(member.watched())
@@ -157,10 +164,11 @@ class Team:
             self._greet(member)
         elif word == "connections":
             take = process.migration.add
-            migration.receive(member, message, {0: self._listener}, process, take)
+            migration.receive(member, message, self._shared.by_number(), process, take)
         elif word == "shutdown":
-            self._listener.shutdown_requested = True
-            self._listener.wake()
+            for listener in self._shared.all():
+                listener.shutdown_requested = True
+                listener.wake()
         elif word == "order":
             process.leave(Order(Event[body["what"]], f"{body['name']} in {member}"))
         elif word == "look":
@@ -169,7 +177,7 @@ class Team:
             self.write()
             self.tell("count")
         elif word in ("taken", "refused"):
-            member.answered(self._listener, body["ids"], word == "taken")
+            member.answered(body["ids"], word == "taken")
 
     def _greet(self, member: Member) -> None:
         """It has come while others serve: let it know what they do."""
@@ -178,9 +186,9 @@ class Team:
             member.say("serve")
         if self._alone:
             member.say("alone")
-        member.say("exclusive", on=self._exclusive)
+        member.say("exclusive", on=self._shared.exclusive)
         if machine.migrates:
-            member.say("yield", migrates=self._listener.migrates_to is not None)
+            member.say("yield", migrates=self._shared.migrating())
         elif machine.stops or machine.over:
             member.say("stop")
 
@@ -200,7 +208,7 @@ class Team:
     # -- their ends -------------------------------------------------------
 
     def _ended(self, member: Member) -> None:
-        member.ended(self._listener)
+        member.ended()
         self._board.clear(member.row)
         self.look()  # a client may have woken it alone
         if self._ends or not self._process.machine.accepting:
@@ -242,7 +250,7 @@ class Team:
 
     def _start_again(self) -> None:
         process = self._process
-        able = self._fork_server.lives and self._listener.accepting and not self._ends
+        able = self._fork_server.lives and self.accepts() and not self._ends
         if not able or not process.machine.accepting:
             return
         now = time.monotonic()
@@ -251,32 +259,26 @@ class Team:
                 continue
             try:
                 member.begin(self._fork_server.fork(member.row))
-            except OSError as error:
+            except OSError as why:
                 pause = max(member.plan(), 1.0)
                 member.start_at = now + pause
-                template = "cannot start %(worker)s: %(reason)s; tried again in %(seconds)g s"
+                text = "cannot start %(worker)s: %(reason)s; tried again in %(seconds)g s"
                 process.log(
-                    log.ERROR,
-                    template,
-                    "worker_not_started",
-                    worker=member,
-                    reason=error,
-                    seconds=pause,
+                    log.ERROR, text, "worker_not_started", worker=member, reason=why, seconds=pause
                 )
 
     # -- what the process does --------------------------------------------
 
     def serves(self) -> None:
-        if not self._serves and self._listener.ready:
+        if not self._serves and all(listener.ready for listener in self._shared.all()):
             self._serves = True
             self._fork_server.say("serve")
             self.tell("serve")
 
     def drains(self) -> None:
         if self._process.machine.migrates:
-            migrates = self._listener.migrates_to is not None
             for member in self._members:
-                member.say("yield", migrates=migrates)
+                member.say("yield", migrates=self._shared.migrating())
         else:
             self.tell("stop")
 
@@ -295,30 +297,31 @@ class Team:
         """The leader is replaced by a reload, as the one process of a generation."""
 
     def share(self, listener: Listener, connection: MigratingConnection) -> None:
+        number = self._shared.number(listener)
         for _ in range(len(self._members) + 1):
             member = next(self._turn)
-            if member is None or listener is not self._listener:
+            if member is None or number < 0:
                 break
             if member.up and member.lost is None:
-                member.pass_on(connection)
+                member.pass_on(number, listener, connection)
                 return
         migration.arrive(listener, connection)
-
-    def left_waiting(self) -> None:
-        self._process.leave(Order(None, call=self.look))
 
     def look(self) -> None:
         """Have all of them see whether a client waits."""
         self.tell("look")
-        if self._listener.poller is not None:
-            self._listener.poller.look_again()
+        self._shared.look()
 
     def _wake_one(self, exclusive: bool) -> None:
-        self._exclusive = exclusive
         for member in self._members:
             member.say("exclusive", on=exclusive)
-        if self._listener.poller is not None:
-            self._listener.poller.wake_one(exclusive)
+        self._shared.wake_one(exclusive)
+
+    def give_up(self, listener: Listener) -> None:
+        number = self._shared.number(listener)
+        self._fork_server.end()  # it has the listener, too
+        for member in self._members if number >= 0 else ():
+            member.say("give_up", listener=number)
 
     def in_forked_child(self) -> None:
         for member in self._members:
@@ -333,18 +336,13 @@ class Team:
 
     def write(self) -> None:
         """Say how it is with this process."""
-        active, idle = self._listener.connections.counts()
-        counts = active - idle, idle, self._listener.connections.served
+        counts = self._shared.counts()
         self._board.write(0, self._since, counts, self._process.counters.own())
 
     def counted(self) -> dict[str, int]:
         """Return what the workers have counted, by what they last said."""
         return self._board.counted_beside(0)
 
-    def report(self) -> list[dict[str, Any]]:
-        before = self._board.written()
-        self.write()
+    def ask_others(self) -> bool:
         self.tell("count")
-        rows = [member.row for member in self._members if member.up]
-        self._board.wait(before, rows, _ANSWER)
-        return self._board.report()
+        return True

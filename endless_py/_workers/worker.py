@@ -17,7 +17,6 @@ from contextlib import suppress
 from endless_py._handoff import words
 from endless_py._handoff.channel import Channel, Message
 from endless_py._reload import migration
-from endless_py._reload.base import Order
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.process import ServerProcess
@@ -25,6 +24,7 @@ from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import MigratingConnection
 from endless_py._support import log
 from endless_py._workers.board import Board
+from endless_py._workers.shared import Part, Shared
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _FLUSH = 1.0  # seconds that the last words to the leader may take
 _LOOK = 0.002
-_ANSWER = 0.25  # seconds that `state()` waits for the others
 
 
 class Leader:
@@ -80,28 +79,26 @@ class Leader:
         pass
 
 
-class Membership:
+class Membership(Part):
     """What this process is as a worker."""
 
     def __init__(
         self,
         process: ServerProcess,
-        listener: Listener,
+        shared: Shared,
         board: Board,
         leader: Leader,
         row: int,
     ) -> None:
         """row is where on the board it says how it is."""
-        self._process = process
-        self._listener = self.listener = listener
-        self._board = board
-        self._row = row
+        super().__init__(process, shared, board, row)
         self._leader = leader
         self._channel = leader.channel
         self._since = time.time()
         self._served_before = board.served_before(row)
         self._counted_before = board.counted(row)
         self.leaderless = False
+        self.serves_now = False  # its leader has said so
 
     def say(self, word: str, **fields: Any) -> None:
         self._channel.send({"type": word, **fields})
@@ -139,55 +136,69 @@ class Membership:
             message.close()
 
     def _heard(self, message: Message) -> None:
-        process, listener, body = self._process, self._listener, message.body
+        process, body = self._process, message.body
         word = body["type"]
         if word == "serve":
             process.inherit.leave_error_output()
-            listener.entered = listener.ready = True
-            if process.machine.accepting:
-                listener.move("ready")
-            listener.wake()
+            self.serves_now = True
+            self.accept()
         elif word == "yield":
-            self._drain(bool(body["migrates"]), "the next generation serves")
+            self._drain(body["migrates"], "the next generation serves")
         elif word == "replaced":
-            self._drain(True, "another process has its place")
+            self._drain(list(self._shared.by_number()), "another process has its place")
         elif word == "resume":
             process.fire(Event.RESUME)
             if process.machine.at_peace:
                 process.successor = None
-                listener.migrates_to = None
-                listener.owns_path = False
+                for listener in process.listeners.all:
+                    listener.migrates_to = None
+                    listener.owns_path = False
         elif word == "close":
-            process.fire(Event.GONE_FOR_GOOD, "the listener is closed")
+            process.received.close()
+            process.fire(Event.GONE_FOR_GOOD, "the listeners are closed")
+        elif word == "give_up":
+            process.received.close({body["listener"]})
+            for number, listener in self._shared.by_number().items():
+                if number == body["listener"]:
+                    listener.give_up()
         elif word == "stop":
+            process.received.close()
             process.fire(Event.STOP, "its leader stops")
         elif word == "force":
             process.fire(Event.FORCED, "its leader's order")
         elif word == "alone":
             process.predecessors.none_lives.set()
         elif word == "exclusive":
-            if listener.poller is not None:
-                listener.poller.wake_one(body["on"])
+            self._shared.wake_one(body["on"])
         elif word == "look":
-            if listener.poller is not None:
-                listener.poller.look_again()
+            self._shared.look()
         elif word == "count":
             self.write()
         elif word == "connections":
-            migration.receive(self, message, {0: listener}, process)
+            migration.receive(self, message, self._shared.by_number(), process)
         else:
             process.migration.answered(body["ids"], word == "taken")
 
-    def _drain(self, migrates: bool, why: str) -> None:
-        self._listener.migrates_to = 0 if migrates else None
+    def _drain(self, migrating: list[int], why: str) -> None:
+        for number, listener in self._shared.by_number().items():
+            listener.migrates_to = number if number in migrating else None
         self._process.successor = self._leader  # type: ignore[assignment]
         self._process.fire(Event.YIELD, why)
+
+    def accept(self) -> None:
+        """Accept, with all servers that there are by now."""
+        for listener in self._process.listeners.all:
+            listener.entered = listener.ready = True
+            if self._process.machine.accepting:
+                listener.move("ready")
+            listener.wake()
 
     def _lost(self, why: str) -> None:
         """Nobody leads any more: what is active finishes, and the address is to be free."""
         process = self._process
         self.leaderless = True
-        self._listener.migrates_to = None
+        for listener in process.listeners.all:
+            listener.migrates_to = None
         process.successor = None
         if process.machine.at_peace or process.machine.migrates:
             template = "its leader is gone: %(reason)s; this worker finishes and ends"
@@ -196,7 +207,7 @@ class Membership:
         process.wake_all()
 
     def pending(self) -> bool:
-        return False
+        return bool(self._process.listeners.foreign())  # no loop of ours waits for its leader
 
     def watched(self) -> dict[int, int]:
         return {} if self.leaderless else self._channel.watched()
@@ -229,8 +240,8 @@ class Membership:
     def share(self, listener: Listener, connection: MigratingConnection) -> None:
         migration.arrive(listener, connection)
 
-    def left_waiting(self) -> None:
-        self._process.leave(Order(None, call=self.look))
+    def give_up(self, listener: Listener) -> None:
+        """It leads nobody."""
 
     def look(self) -> None:
         """Have all see whether a client waits."""
@@ -254,12 +265,12 @@ class Membership:
 
     def write(self) -> None:
         """Say how it is with this process."""
-        active, idle = self._listener.connections.counts()
-        served = self._served_before + self._listener.connections.served
+        active, idle, served = self._shared.counts()
         counted = self._process.counters.own()
         for name, value in self._counted_before.items():
             counted[name] += value
-        self._board.write(self._row, self._since, (active - idle, idle, served), counted)
+        counts = active, idle, self._served_before + served
+        self._board.write(self._row, self._since, counts, counted)
 
     def counted(self) -> dict[str, int]:
         """Return what the other processes have counted, and those before with this number."""
@@ -268,14 +279,10 @@ class Membership:
             found[name] += value
         return found
 
-    def report(self) -> list[dict[str, Any]]:
-        before = self._board.written()
-        self.write()
+    def ask_others(self) -> bool:
         if not self.leaderless:
             self.say("count")
-            others = [row for row in self._board.living() if row != self._row]
-            self._board.wait(before, others, _ANSWER)
-        return self._board.report()
+        return not self.leaderless
 
 
 def run(membership: Membership, process: ServerProcess, serve: Callable[[], bool]) -> NoReturn:
@@ -288,7 +295,8 @@ def run(membership: Membership, process: ServerProcess, serve: Callable[[], bool
         atexit._clear()  # what the program has is the leader's
         process.hooks.run_worker_start(number)
         membership.write()
-        membership.say("up")
+        if not membership.runs_main:
+            membership.say("up")
         if not serve() and not process.released:
             membership.say("shutdown")
         status = 0
@@ -299,6 +307,8 @@ def run(membership: Membership, process: ServerProcess, serve: Callable[[], bool
             traceback.print_exc()
     finally:
         try:
+            if membership.runs_main:
+                process.exit.end_driving()
             process.hooks.run_worker_exit(number)
             atexit._run_exitfuncs()  # what was begun here
             children: Any = sys.modules.get("multiprocessing.util")

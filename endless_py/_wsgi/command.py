@@ -6,7 +6,10 @@ import argparse
 import threading
 from contextlib import ExitStack, suppress
 
+from endless_py._reload import process
 from endless_py._reload.settings import replacing
+from endless_py._workers.members import WorkerFailed
+from endless_py._workers.whole import run_workers
 from endless_py._wsgi import prepare
 from endless_py._wsgi.address import Address
 from endless_py._wsgi.handler import Service
@@ -36,25 +39,17 @@ def _run(options: argparse.Namespace) -> int:
     service.multithread = options.threads > 1
     service.multiprocess = options.workers != 1
     service.access_log = prepare.access_log(options, directory)
-    tls = prepare.tls(options, directory)
-    scheme = "https" if tls else "http"
-    with ExitStack() as stack:
-        servers = []
-        for address in binds:
-            server = _server(options, directory, address, tls)
-            stack.enter_context(server)
-            server.serve(service, scheme)
-            servers.append(server)
-        if options.health is not None:
-            servers[0].health = options.health  # it serves in the main thread
-        for server in servers[1:]:
-            server.health = None
-        prepare.watch(options, directory)
-        prepare.say(options.application, [server.server_address for server in servers], scheme)
-        try:
-            _serve(servers)
-        except HealthError as error:
-            raise prepare.Wrong(str(error)) from None
+
+    def serve() -> None:
+        _serve(service, options, directory, binds)
+
+    try:
+        if len(binds) > 1:  # their threads run, when the workers are forked
+            run_workers(serve, options.workers)
+        else:
+            serve()
+    except (HealthError, WorkerFailed) as error:
+        raise prepare.Wrong(str(error)) from None
     return 0
 
 
@@ -74,7 +69,7 @@ def _server(
         "max_handlers": options.threads,
         "request_queue_size": options.backlog,
         "drain_timeout": options.graceful_timeout,
-        "workers": options.workers,
+        "workers": options.workers if len(options.bind or ()) < 2 else 1,  # else all have them
         **replacing(options),
         "pid_file": prepare.within(directory, options.pid_file),
     }
@@ -86,8 +81,33 @@ def _server(
         raise prepare.cannot(error, options, address.text) from None
 
 
-def _serve(servers: list[Any]) -> None:
+def _serve(
+    service: Service, options: argparse.Namespace, directory: str, binds: list[Address]
+) -> None:
+    """Serve all addresses until all have drained."""
+    tls = prepare.tls(options, directory)
+    scheme = "https" if tls else "http"
+    with ExitStack() as stack:
+        servers = []
+        for address in binds:
+            server = _server(options, directory, address, tls)
+            stack.enter_context(server)
+            server.serve(service, scheme)
+            servers.append(server)
+        if options.health is not None:
+            servers[0].health = options.health  # it serves in the main thread
+        for server in servers[1:]:
+            server.health = None
+        if not process.current.worker:
+            prepare.watch(options, directory)
+            prepare.say(options.application, [server.server_address for server in servers], scheme)
+        _serve_all(servers)
+
+
+def _serve_all(servers: list[Any]) -> None:
     """Serve them all until all have drained."""
+    if process.current.group is not None:
+        process.current.group.begin()
     first, *others = servers
     threads = [
         threading.Thread(target=server.serve_forever, name=f"endless_py wsgi {number}")

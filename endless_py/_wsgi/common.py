@@ -6,6 +6,7 @@ import argparse
 import os
 
 from endless_py._control.entry import name_of_program
+from endless_py._reload.settings import option
 from endless_py._wsgi.access_log import FORMATS
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -75,6 +76,18 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
     add("--certfile", metavar="PATH", help="serve HTTPS with this certificate")
     add("--keyfile", metavar="PATH", help="its private key, if in another file")
     add(
+        "--health",
+        type=option("health"),
+        metavar="ADDRESS",
+        help="HOST:PORT at which health checks are answered; default: none",
+    )
+    add(
+        "--stop-delay",
+        type=seconds,
+        metavar="SECONDS",
+        help="for which it goes on accepting after TERM, and is not ready; default: 0",
+    )
+    add(
         "-p",
         "--pid-file",
         "--pid",
@@ -107,6 +120,18 @@ def parser(command: str, description: str, example: str) -> argparse.ArgumentPar
         "networks, or *; default: 127.0.0.1,::1 or $FORWARDED_ALLOW_IPS",
     )
     return found
+
+
+def add_workers(add: Any, each: str) -> None:
+    """Add --workers; each is what one of them has."""
+    add(
+        "-w",
+        "--workers",
+        type=option("workers"),
+        default=1,
+        metavar="N",
+        help=f"processes, each with {each}, or auto: one for each processor; default: 1",
+    )
 
 
 def add_times(add: Any, times: Iterable[tuple[str, Any, float, str]]) -> None:

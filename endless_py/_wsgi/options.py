@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from endless_py._reload.settings import add_replacing, option
+from endless_py._reload.settings import add_replacing
 from endless_py._wsgi import common
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -34,27 +34,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="requests that are handled at once, for each address; default: 16",
     )
-    found.add_argument(
-        "-w",
-        "--workers",
-        type=option("workers"),
-        default=1,
-        metavar="N",
-        help="processes, each with its threads, or auto: one for each processor; default: 1",
-    )
+    common.add_workers(found.add_argument, "its threads")
     add_replacing(found.add_argument)
-    found.add_argument(
-        "--health",
-        type=option("health"),
-        metavar="ADDRESS",
-        help="HOST:PORT at which health checks are answered; default: none",
-    )
-    found.add_argument(
-        "--stop-delay",
-        type=common.seconds,
-        metavar="SECONDS",
-        help="for which it goes on accepting after TERM, and is not ready; default: 0",
-    )
     common.add_times(
         found.add_argument,
         (
@@ -92,8 +73,4 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options; ends the process with status 2 where they are wrong."""
-    found = parser()
-    options = common.parse(found, words, _ELSEWHERE)
-    if options.workers != 1 and len(options.bind or ()) > 1:
-        found.error("--workers is for one address: --bind is given more than once")
-    return options
+    return common.parse(parser(), words, _ELSEWHERE)

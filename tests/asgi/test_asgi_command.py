@@ -49,7 +49,7 @@ WRONG = [
     (1, ["shop:app", "--certfile", "/no/file"], "cannot read the certfile /no/file"),
     (1, ["shop:app", "--certfile", "/etc/passwd"], "cannot use the certificate /etc/passwd"),
     (1, ["shop:app", "--http", "h9"], "uvicorn cannot load what --http h9"),
-    (2, ["shop:app", "--workers", "2"], "--workers is not there"),
+    (2, ["shop:app", "--workers", "0"], "workers must be 1 to 512 processes"),
     (2, ["shop:app", "--port=80"], "use --bind HOST:PORT"),
     (2, ["shop:app", "--keyfile", "x"], "--keyfile requires --certfile"),
 ]

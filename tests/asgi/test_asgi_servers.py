@@ -32,7 +32,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 pytestmark = pytest.mark.slow
 
 
-def start(folder, kind, port, **replaced):
+def start(folder, kind, port, workers=1, **replaced):
     """The page's program, with other settings."""
     if importlib.util.find_spec(kind) is None:
         if kind == "aiohttp" and sys.version_info >= (3, 15):
@@ -49,6 +49,10 @@ def start(folder, kind, port, **replaced):
     for old, new in replaced.items():
         assert old in text
         text = text.replace(old, str(new))
+    if workers > 1:
+        code, last = text.rstrip().rsplit("\n", 1)
+        assert last.startswith("asyncio.run(")
+        text = f"{code}\nendless_py.run_workers(lambda: {last}, {workers})\n"
     (folder / "serve.py").write_text(text)
     return Program(command=[sys.executable, "serve.py"], cwd=folder, env=environment())
 
@@ -61,6 +65,25 @@ def test_reloads_under_load_lose_nothing_and_close_nothing(kind, tmp_path):
         text = reloads_under(Load(port), program, 3 if kind == "uvicorn" else 5)
         assert "Traceback" not in text
         assert text.count("shutdown") == text.count("start-up done")
+
+
+@each_kind
+@pytest.mark.timeout(120)
+def test_workers_are_reloaded_under_load(kind, tmp_path):
+    port = free_port()
+    with start(tmp_path, kind, port, workers=3) as program:
+        pid = program.wait_serving()
+        assert len({get(port) for _ in range(9)}) == 3
+        with Load(port) as load:
+            for generation in (1, 2, 3):
+                load.wait_answer(f"{generation - 1} ")
+                pid = program.reload(generation, pid)
+            load.wait_answer("3 ")
+        assert load.lost == []
+        until(lambda: program.process.poll() is not None and len(program.pids()) == 4)
+        program.stop(pid)
+        assert "Traceback" not in program.text
+        assert program.text.count("shutdown") == program.text.count("start-up done") == 12
 
 
 @each_kind

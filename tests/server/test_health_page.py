@@ -17,7 +17,12 @@ EXAMPLES = ROOT / "tests" / "examples"
 COMMANDS = """\
 python3 -m endless_py --health 127.0.0.1:9100
 python3 -m endless_py wsgi shop.web:app --health 127.0.0.1:9100 --stop-delay 5
+python3 -m endless_py asgi shop.api:app --health 127.0.0.1:9100 --stop-delay 5
 python3 -m endless_py run --health 127.0.0.1:9100 --stop-delay 5 -- app.py
+"""
+API = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
 """
 
 
@@ -41,11 +46,12 @@ def test_a_command(line, tmp_path):
     assert f"```sh\n{COMMANDS}```" in PAGE
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "web.py").write_text((EXAMPLES / "health_wsgi.py").read_text())
+    (tmp_path / "shop" / "api.py").write_text(API)
     text = (PROGRAMS / "standard.py").read_text().replace("sys.argv[1]", "'threading'")
     (tmp_path / "app.py").write_text(text.replace("sys.argv[2]", "'0'"))
     where = free_port()
     words = shlex.split(line.replace("9100", str(where)))[1:]
-    if "wsgi" in words:
+    if "wsgi" in words or "asgi" in words:
         words += ["--bind", "127.0.0.1:0"]
     elif "run" not in words:
         words += ["0", "--bind", "127.0.0.1"]

@@ -14,7 +14,7 @@ import pytest
 from harness import TIMEOUT, environment
 
 import endless_py
-from endless_py._asyncio import AcceptedSocket, CountingSocket
+from endless_py._asyncio.sockets import AcceptedSocket, CountingSocket
 from endless_py._reload.listener import Listener
 from endless_py._server.http import HTTPHooks
 from endless_py._server.wsgi import ServerHandler, WSGIRequestHandler

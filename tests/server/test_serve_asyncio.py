@@ -160,3 +160,4 @@ def test_what_the_server_raises_comes_out(tmp_path):
 
     with pytest.raises(OSError, match="no luck"):
         asyncio.run(endless_py.serve_asyncio(broken, ("127.0.0.1", 0)))
+    assert endless_py.state()["servers"] == []  # nothing is left bound

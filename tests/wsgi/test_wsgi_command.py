@@ -249,11 +249,49 @@ def test_workers_are_told_of_each_other_and_reloaded_as_one():
         program.wait_alone(None)
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("count", [2, slow(20)])
+def test_workers_with_several_addresses(count, tmp_path):
+    addresses = free_port(), str(tmp_path / "socket")
+    binds = ["-b", f"127.0.0.1:{addresses[0]}", "-b", f"unix:{addresses[1]}"]
+    health = free_port()
+    words = [*binds, "--health", f"127.0.0.1:{health}", "-p", tmp_path / "pid"]
+    with wsgi("applications:plain", "-w3", *words) as program:
+        pid = program.wait_serving(count=3)
+        for address in addresses:
+            assert len({get(address).split()[1] for _ in range(9)}) == 3
+        with Load(addresses[0]) as load, Load(addresses[1]) as other:
+            for generation in range(1, count + 1):
+                for each in (load, other):
+                    each.wait_answer(f"{generation - 1} ")
+                pid = program.reload(generation, pid, count=3)
+                assert get(health, "/readyz") == "ready\n"
+        assert (load.lost, other.lost) == ([], [])
+        until(lambda: program.process.poll() is not None and len(program.pids()) == 4)
+        assert int((tmp_path / "pid").read_text()) == pid
+        os.kill(pid, signal.SIGTERM)
+        program.wait_alone(None)
+        assert "Traceback" not in program.text
+    assert not os.path.exists(addresses[1])
+
+
+@pytest.mark.slow
+def test_workers_of_several_addresses_that_cannot_begin(tmp_path):
+    words = ["-w2", "-b", f"unix:{tmp_path}/1", "-b", f"unix:{tmp_path}/2"]
+    code = "import endless_py\nfrom applications import plain\n"
+    code += "@endless_py.on_worker_start\ndef fail(number):\n    assert not number\n"
+    (tmp_path / "failing.py").write_text(code)
+    done = run("failing:plain", "--chdir", tmp_path, *words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "python -m endless_py wsgi: error: worker 1 (pid"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         (["-w", "0"], "workers must be 1 to 512 processes"),
-        (["-w2", "-b", ":1", "-b", ":2"], "--workers is for one address"),
         (["-t", "30"], "-t is not there"),
         (["--threads", "0"], "'0' is not a number of at least 1"),
         (["--keyfile", "x"], "--keyfile requires --certfile"),

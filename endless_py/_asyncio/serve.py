@@ -1,22 +1,17 @@
-"""Servers of asyncio's, whatever made them: connections counted, drained, and named when cut.
-
-asyncio calls methods of the listener's socket: listen() when it begins to serve, accept() for each
-connection. So all that is known here comes from the sockets, and no server needs to know of it.
-"""
+"""Servers of asyncio's, whatever made them: connections counted, drained, and named when cut."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-import socket
 import time
 from collections import deque
 from contextlib import suppress
 
-from endless_py._api import ForeignSocket, listen, ready
-from endless_py._sockets.connection import Connection
-from endless_py._support.reserve import NO_ROOM
+from endless_py._api import listen, ready
+from endless_py._asyncio.sockets import AcceptedConnection, CountingSocket
+from endless_py._reload import process
+from endless_py._reload import settings as settings_of
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -25,98 +20,19 @@ if TYPE_CHECKING:
     from endless_py._api import Address
 
 _TURNS = 10  # of the event loop, after which what it has accepted has its handler
-_PAUSE = 0.5  # seconds without accepting when there is no descriptor left
 _FAREWELL = 0.3  # seconds that on_cut() has before the connections are cut
 _LAST = 0.5  # seconds that a server has to end by itself when all it had was cut
-
-
-class AcceptedSocket(socket.socket):
-    """A connection's socket, which tells of its end."""
-
-    listener: Optional[CountingSocket] = None
-
-    def _real_close(self, *arguments: Any) -> None:
-        super()._real_close(*arguments)  # type: ignore[misc]
-        self._ends()
-
-    def detach(self) -> int:
-        self._ends()
-        return super().detach()
-
-    def _ends(self) -> None:
-        listener, self.listener = self.listener, None
-        if listener is not None:
-            listener.connections.active.pop(id(self), None)
-            listener.serving.tell()
-
-
-class AcceptedConnection(Connection):
-    """The record of one, whose server may say goodbye before it is cut."""
-
-    def cut(self) -> None:
-        listener = self.request.listener
-        if listener is not None and not listener.serving.cut_later(self):
-            super().cut()
-
-    def cut_now(self) -> None:
-        super().cut()
-
-
-class CountingSocket(ForeignSocket):
-    """A listener, which notes each connection until that is closed."""
-
-    listens = drains = False
-    serving: Serving
-    _tried_until = 0.0  # time.monotonic()
-
-    def begin(self, serving: Serving) -> None:
-        self.serving = serving
-        self.record = self._record
-        self.connections = self.record.connections
-        self.record.on_cut = serving.say_cut
-
-    def drain(self) -> None:
-        """Called in a drain, in another thread."""
-        self.drains = True
-        self.serving.tell()
-
-    def listen(self, *arguments: int) -> None:
-        super().listen(*arguments)
-        self.listens = True
-        self.serving.tell()
-
-    def let_go(self) -> None:
-        """Nobody accepts any more: who connects is refused, and does not wait for the drain's end.
-
-        Its server has the descriptor, so that stays: of a socket that nobody can connect to.
-        """
-        with socket.socket(self.family, self.type) as other:
-            os.dup2(other.fileno(), self.fileno(), inheritable=False)
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """As a socket's. When there is no room asyncio waits for a second, but tries on before."""
-        if time.monotonic() < self._tried_until:
-            raise BlockingIOError
-        try:
-            plain, address = super().accept()
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                self._tried_until = time.monotonic() + _PAUSE
-            raise
-        accepted = AcceptedSocket(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        accepted.listener = self
-        self.connections.active[id(accepted)] = AcceptedConnection(accepted, address)
-        return accepted, address
 
 
 class Serving:
     """One server's listeners, and the coroutine that waits for what happens to them."""
 
     def __init__(self, on_cut: Optional[Callable[[], Any]]) -> None:
-        self._loop, self._news = asyncio.get_running_loop(), asyncio.Event()
+        self.loop, self._news = asyncio.get_running_loop(), asyncio.Event()
         self._on_cut = on_cut
         self._cut: deque[AcceptedConnection] = deque()
         self._farewell: Optional[asyncio.Future[Any]] = None
+        self._health: Optional[tuple[str, int]] = None
         self.listeners: list[CountingSocket] = []
 
     def add(self, address: Address, settings: dict[str, Any]) -> None:
@@ -134,7 +50,7 @@ class Serving:
     def tell(self) -> None:
         """Something has changed for who waits; safe in any thread."""
         with suppress(RuntimeError):  # the loop is closed, so nobody waits
-            self._loop.call_soon_threadsafe(self._news.set)
+            self.loop.call_soon_threadsafe(self._news.set)
 
     async def until(self, done: Callable[[], object]) -> None:
         while not done():
@@ -159,12 +75,31 @@ class Serving:
         """Whether the drain's time is over, and nothing is open any more."""
         return self.empty() and all(listener.record.cut for listener in self.listeners)
 
+    # -- other processes --------------------------------------------------
+
+    def bound(self) -> None:
+        """The others may begin, who share what was bound; returns when they could serve."""
+        if process.current.group is not None:
+            process.current.group.begin()
+
+    def share(self) -> None:
+        """All listens now."""
+        if process.current.runs_main:
+            for listener in self.listeners:
+                listener.share(self.loop)
+
+    def leave_to_others(self) -> None:
+        """A client that cannot be let in here may have woken nobody else."""
+        if process.current.group is not None:
+            process.current.group.left_waiting()
+            process.current.wake()
+
     # -- a drain ----------------------------------------------------------
 
     async def accept_no_more(self) -> None:
         """What was accepted a moment ago gets its handler; a server's close() would cut it."""
         for listener in self.listeners:
-            self._loop.remove_reader(listener)
+            self.loop.remove_reader(listener)
             if listener.record.closing:
                 listener.let_go()
         for _ in range(_TURNS):
@@ -178,7 +113,7 @@ class Serving:
         """The drain's time is over; called in any thread."""
         if self._on_cut is not None:
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._say_goodbye)
+                self.loop.call_soon_threadsafe(self._say_goodbye)
 
     def _say_goodbye(self) -> None:
         if self._farewell is None:  # it is one cut, however many listeners tell of it
@@ -193,7 +128,7 @@ class Serving:
                 await asyncio.wait_for(said, _FAREWELL)
         except Exception as error:
             what = {"message": "on_cut() has failed", "exception": error}
-            self._loop.call_exception_handler(what)
+            self.loop.call_exception_handler(what)
         await self.within(max(0.0, done - time.monotonic()), self.empty)
         self._farewell = None
         while self._cut:
@@ -201,16 +136,32 @@ class Serving:
 
     def cut_later(self, connection: AcceptedConnection) -> bool:
         """Whether this connection is cut in a moment, when its server has said goodbye."""
-        if self._on_cut is None or self._loop.is_closed():
+        if self._on_cut is None or self.loop.is_closed():
             return False
         self._cut.append(connection)
         self.say_cut()
         return True
 
+    # -- beside it --------------------------------------------------------
+
+    def answer_health_checks(self, address: tuple[str, int]) -> None:
+        """Do so until the end; once its own listeners are bound, and before it is ready."""
+        from endless_py._server import health  # few programs want it
+        from endless_py._server.mixin import GracefulMixIn
+
+        owner = self.listeners[0].record.server
+        process.current.beside.begin(address, lambda: health.begin(GracefulMixIn, address, owner))
+        self._health = address
+
     def close(self) -> None:
+        machine = process.current.machine
+        if self._health is not None and not (machine.drains or machine.over):
+            process.current.beside.end(self._health)
         for listener in self.listeners:
             listener.drained()
             listener.close()
+            if machine.accepting and not listener.record.ready:  # it has never been served
+                listener.record.server.socket.close()
 
 
 async def serve_asyncio(
@@ -220,6 +171,7 @@ async def serve_asyncio(
     stop: Optional[Callable[[], object]] = None,
     close_idle: Optional[Callable[[], object]] = None,
     on_cut: Optional[Callable[[], Any]] = None,
+    health: Union[tuple[str, int], str, int, None] = None,
     **settings: Any,
 ) -> None:
     """Serve an address with an asyncio server, until that ends or this process has drained.
@@ -238,13 +190,23 @@ async def serve_asyncio(
     called in the loop, which has to be asyncio's own: uvloop's accepts past the listener, so that
     nothing is counted there.
 
-    address and settings are those of `listen()`. Raises what serve(listener) raises.
+    health is (host, port) or "HOST:PORT" at which health checks are answered meanwhile, in a thread
+    (see `endless_py.health`); default None, or ENDLESS_PY_HEALTH. address and settings are those of
+    `listen()`. Raises what serve(listener) raises, HealthError, and ValueError for what is no
+    address.
     """
+    where = settings_of.from_environment().get("health") if health is None else health
+    if where is not None:
+        where = settings_of.parse_address(where)
     serving = Serving(on_cut)
     try:
         several: Any = address if isinstance(address, list) else [address]
         for each in several:
             serving.add(each, settings)
+        await asyncio.sleep(0)  # what the program serves beside this is bound as well
+        serving.bound()
+        if where is not None and not process.current.worker:
+            serving.answer_health_checks(where)
         await _serve(serving, serve, stop, close_idle)
     finally:
         serving.close()
@@ -263,6 +225,7 @@ async def _serve(
         if running.done() and not serving.listens():
             await running
             return  # it could not start, which it has said itself
+        serving.share()
         ready()
         server = await running if stop is None else None
         await serving.until(lambda: serving.drains() or (server is None and running.done()))

@@ -1,0 +1,1 @@
+"""Servers of asyncio's, whatever made them: counted, drained, reloaded, in several processes."""
