@@ -166,6 +166,7 @@ class Team(Part):
             take = process.migration.add
             migration.receive(member, message, self._shared.by_number(), process, take)
         elif word == "shutdown":
+            self._ends = True
             for listener in self._shared.all():
                 listener.shutdown_requested = True
                 listener.wake()
