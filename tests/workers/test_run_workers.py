@@ -442,7 +442,9 @@ def test_a_leader_that_is_killed_leaves_nothing_behind(kind, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_leader_that_is_killed_while_its_workers_begin(kind, tmp_path):
-    (tmp_path / "code").write_text("import time\nprint('begins', number)\ntime.sleep(number)")
+    (tmp_path / "code").write_text(
+        "import time\nos.write(1, b'begins %d\\n' % number)\ntime.sleep(number)"
+    )
     with start(tmp_path, kind) as program:
         program.wait("begins 2")
         os.kill(program.pid, signal.SIGKILL)
