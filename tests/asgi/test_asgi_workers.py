@@ -79,6 +79,7 @@ def test_kept_connections_are_shared_out(tmp_path):
     port = free_port()
     with asgi(tmp_path, "-b", f"127.0.0.1:{port}", workers=4) as program:
         pid = program.wait_serving()
+        until(lambda: len({get(port) for _ in range(8)}) == 4)  # all are told to accept
         kept, counts = [connect(port) for _ in range(64)], collections.Counter()
         for connection in kept:
             connection.request("GET", "/")
