@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import select
 import socket
+import threading
 import time
 from contextlib import suppress
 
@@ -36,6 +37,8 @@ class ParkingPlace:
         self._parked = connections.parked
         self._wake = wake
         self._epoll: Any = select.epoll()
+        # What is parked is watched, and nothing else: the two change together.
+        self._lock = threading.Lock()
         self._lingering: set[object] = set()
         self._added = False  # since the last sweep began
         self._earlier = False  # something is due before `due`
@@ -64,25 +67,26 @@ class ParkingPlace:
     def park(self, connection: MigratingConnection) -> None:
         """Keep a connection until its client speaks; free for any thread."""
         descriptor = connection.socket.fileno()
-        self._parked[descriptor] = connection
+        with self._lock:
+            self._parked[descriptor] = connection
+            watched = self._watch(descriptor)
         # Set before `due` is looked at: a sweep that has not seen this one begins again.
         self._added = self.untold = True
         if connection.until is not None and connection.until < self.due:
             self._earlier = True
             self._wake()
+        if not watched or not self.open:
+            self._drop(connection)  # nobody looks at it any more
+
+    def _watch(self, descriptor: int) -> bool:
         try:
             self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
+            return True
         except (OSError, ValueError):  # the kernel has no room, or the server was closed
-            self._drop(descriptor)
-            return
-        if not self.open:
-            self._drop(descriptor)  # nobody looks at it any more
+            return False
 
-    def _drop(self, descriptor: int) -> None:
-        connection = self._parked.pop(descriptor, None)
-        if connection is not None:
-            with suppress(OSError, ValueError):
-                self._epoll.unregister(descriptor)
+    def _drop(self, connection: MigratingConnection) -> None:
+        if self.take(connection):
             connection.socket.close()
 
     # -- by the loop ------------------------------------------------------
@@ -100,9 +104,12 @@ class ParkingPlace:
     def take(self, connection: MigratingConnection) -> bool:
         """Take one away; False: a force stop was faster."""
         descriptor = connection.socket.fileno()
-        if descriptor < 0 or self._parked.pop(descriptor, None) is None:
-            return False
-        self._epoll.unregister(descriptor)
+        with self._lock:
+            if descriptor < 0 or self._parked.get(descriptor) is not connection:
+                return False
+            del self._parked[descriptor]
+            with suppress(OSError, ValueError):  # it never was watched, or the epoll is closed
+                self._epoll.unregister(descriptor)
         return True
 
     def is_due(self) -> bool:
@@ -131,7 +138,7 @@ class ParkingPlace:
         """Close it, and what is parked."""
         self.open = False
         for connection in self.all():
-            self._drop(connection.socket.fileno())
+            self._drop(connection)
         self._epoll.close()
 
     def in_forked_child(self) -> None:

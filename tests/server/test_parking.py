@@ -690,3 +690,40 @@ def test_ten_thousand_idle_connections(tmp_path):
         )
         for client in clients:
             client.close()
+
+
+def test_one_that_is_taken_while_it_is_parked_is_watched_no_more():
+    place, takes = ParkingPlace(Connections(), lambda: None), threading.Event()
+    client, served = socket.socketpair()
+    with client, served:
+        parked = MigratingConnection(served, "", None)
+        found = []
+
+        class Slow:
+            """The epoll, in which another thread takes the connection as it is to be watched."""
+
+            def __init__(self, epoll):
+                self.epoll = epoll
+
+            def register(self, *arguments):
+                taker.start()
+                takes.wait(TIMEOUT)
+                taker.join(0.1)  # it may have to wait until this is done
+                self.epoll.register(*arguments)
+
+            def __getattr__(self, name):
+                return getattr(self.epoll, name)
+
+        def take():
+            takes.set()
+            found.append(place.take(parked))
+
+        taker = threading.Thread(target=take)
+        place._epoll = Slow(place._epoll)
+        place.park(parked)
+        taker.join(TIMEOUT)
+        assert found == [True]
+        client.send(b"x")
+        assert place._epoll.poll(0) == []
+        place.close()
+        assert served.recv(1) == b"x"
