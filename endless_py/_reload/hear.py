@@ -7,8 +7,6 @@ event, or a call of the step that it concerns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 from endless_py._handoff import words
@@ -27,7 +25,7 @@ from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Callable, Optional
 
     from endless_py._handoff.channel import Channel, Message
     from endless_py._handoff.predecessor import Predecessor
@@ -36,20 +34,23 @@ if TYPE_CHECKING:
     from endless_py._reload.migration import Migration
 
 
-@contextmanager
-def _kept_for_later(process: BaseProcess, channel: Channel, heard: list[Message]) -> Iterator[None]:
-    """The first message is being heard; if this process fails to, it is heard again soon.
+def hear_each(
+    process: BaseProcess, channel: Channel, heard: list[Message], hear: Callable[[Message], None]
+) -> None:
+    """Hear messages one after the other; those left when this process fails to are heard soon.
 
-    What has been taken of it is no longer in it then. A message that is not whole is dropped.
+    What has been taken of the first is no longer in it then. One that is not whole is dropped.
     """
-    try:
-        yield
-    except Exception as error:
-        wrong = isinstance(error, (LookupError, TypeError, ValueError))
-        if wrong or process.retries.last_try():
-            heard.pop(0).close()
-        channel.unread(heard)
-        raise
+    while heard:
+        try:
+            hear(heard[0])
+        except Exception as error:
+            wrong = isinstance(error, (LookupError, TypeError, ValueError))
+            if wrong or process.retries.last_try():
+                heard.pop(0).close()
+            channel.unread(heard)
+            raise
+        heard.pop(0).close()
 
 
 class HearSuccessor:
@@ -74,14 +75,12 @@ class HearSuccessor:
         successor = self._process.living_successor
         if successor is None:
             return
-        heard = successor.receive()
-        while heard:
-            with _kept_for_later(self._process, successor.channel, heard):
-                if successor.failure is None:
-                    self._hear(successor, heard[0])
-            heard.pop(0).close()
+        hear = partial(self._hear, successor)
+        hear_each(self._process, successor.channel, successor.receive(), hear)
 
     def _hear(self, successor: Successor, message: Message) -> None:
+        if successor.failure is not None:
+            return
         body = message.body
         wrong = words.problem(words.FROM_SUCCESSOR, body)
         word, index = body.get("type"), body.get("index")
@@ -158,22 +157,22 @@ class HearPredecessors:
             if heard is None:
                 self._ended(predecessor)
                 continue
-            while heard:
-                with _kept_for_later(process, predecessor.channel, heard):
-                    try:
-                        self._hear(predecessor, heard[0])
-                    except ChannelError as error:
-                        process.log(
-                            log.WARNING,
-                            "%(predecessor)s: protocol error on the handoff channel, "
-                            "the message is ignored: %(reason)s",
-                            "message_ignored",
-                            predecessor=predecessor,
-                            reason=str(error),
-                        )
-                heard.pop(0).close()
+            hear_each(process, predecessor.channel, heard, partial(self._hear, predecessor))
 
     def _hear(self, predecessor: Predecessor, message: Message) -> None:
+        try:
+            self._heard(predecessor, message)
+        except ChannelError as error:
+            self._process.log(
+                log.WARNING,
+                "%(predecessor)s: protocol error on the handoff channel, the message is ignored: "
+                "%(reason)s",
+                "message_ignored",
+                predecessor=predecessor,
+                reason=str(error),
+            )
+
+    def _heard(self, predecessor: Predecessor, message: Message) -> None:
         process, body = self._process, message.body
         wrong = words.problem(words.FROM_PREDECESSOR, body)
         if wrong:

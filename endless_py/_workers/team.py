@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import select
 import time
+from functools import partial
 
 from endless_py._handoff import words
 from endless_py._handoff.child import describe
@@ -22,9 +23,9 @@ from endless_py._sockets.connection import MigratingConnection
 from endless_py._support import log
 from endless_py._workers.board import Board
 from endless_py._workers.forkserver import ForkServer
+from endless_py._workers.hearing import hear
 from endless_py._workers.members import Member, WorkerFailed
 from endless_py._workers.shared import Part, Shared
-from endless_py.exceptions import ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -143,18 +144,12 @@ class Team(Part):
 
     def _hear_member(self, member: Member) -> bool:
         """Hear what it has said; whether that was anything."""
-        messages = member.receive()
-        for message in messages:
-            wrong = words.problem(words.FROM_WORKER, message.body)
-            try:
-                if wrong:
-                    raise ChannelError(wrong)
-                self._heard(member, message)
-            except ChannelError as error:
-                text = "protocol error of %(worker)s: %(reason)s"
-                self._process.log(log.ERROR, text, "worker_error", worker=member, reason=error)
-            message.close()
-        return bool(messages)
+        messages, channel = member.receive(), member.channel
+        if not messages or channel is None:
+            return False
+        heard = partial(self._heard, member)
+        hear(self._process, channel, messages, words.FROM_WORKER, heard, member)
+        return True
 
     def _heard(self, member: Member, message: Message) -> None:
         process, body = self._process, message.body

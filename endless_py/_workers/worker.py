@@ -24,6 +24,7 @@ from endless_py._reload.signals import CALL
 from endless_py._sockets.connection import MigratingConnection
 from endless_py._support import log
 from endless_py._workers.board import Board
+from endless_py._workers.hearing import hear
 from endless_py._workers.shared import Part, Shared
 from endless_py.exceptions import ChannelClosed, ChannelError
 
@@ -124,16 +125,8 @@ class Membership(Part):
         except ChannelError as error:
             self._lost(f"protocol error: {error}")
             return
-        for message in messages:
-            wrong = words.problem(words.FROM_LEADER, message.body)
-            try:
-                if wrong:
-                    raise ChannelError(wrong)
-                self._heard(message)
-            except ChannelError as error:
-                template = "protocol error of the leader: %(reason)s"
-                self._process.log(log.ERROR, template, "leader_protocol_error", reason=error)
-            message.close()
+        known = words.FROM_LEADER
+        hear(self._process, self._channel, messages, known, self._heard, "the leader")
 
     def _heard(self, message: Message) -> None:
         process, body = self._process, message.body

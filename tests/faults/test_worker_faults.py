@@ -6,6 +6,7 @@ all the other steps the matrix tells.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Program, environment, get, slow, until
+from harness import Program, connect, environment, get, slow, until
 from mixed_load import Clients
 from processes import kill
 from strike import HELD
@@ -200,3 +201,25 @@ def test_one_after_the_other_is_killed(reloaded):
             handled |= kill(chance.choice(others), reloaded.port)
         state = reloaded.settled()
     end(reloaded, clients, handled, state)
+
+
+@pytest.mark.parametrize("fails_in", ["a leader that drains", "a leader that serves"])
+def test_connections_that_a_leader_fails_to_take_are_taken_soon(reloaded, fails_in):
+    """What was said to it is heard again, so that nobody waits for an answer as long as it may."""
+    serves = fails_in == "a leader that serves"
+    with contextlib.ExitStack() as stack:
+        clients = [connect(reloaded.port) for _ in range(24)]
+        for client in clients:
+            stack.callback(client.close)
+            client.request("GET", "/")
+            client.getresponse().read()
+        reloaded.reload_to("connections received", other=serves)
+        reloaded.go_on("r")
+        state = reloaded.settled()
+        assert state["generation"] == 1
+        for client in clients:
+            client.request("GET", "/")
+            assert client.getresponse().read()
+        assert reloaded.program.text.count("a fault for a test") == 1
+        os.kill(state["workers"][0]["pid"], signal.SIGTERM)
+    reloaded.program.wait_alone(None)
