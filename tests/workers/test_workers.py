@@ -588,10 +588,10 @@ def test_reloads_of_https_lose_nothing(tmp_path):
     with https(tmp_path, settings="workers = 3") as program:
         pid = program.wait_serving()
         with SecureLoad(program.port) as load:
-            for generation in range(1, 11):
+            for generation in range(1, 21):
                 load.wait_answer(f"{generation - 1} ")
                 pid = program.reload(generation, pid)
-            load.wait_answer("10 ")
+            load.wait_answer("20 ")
         assert load.lost == []
         wait_settled(program, pid)
         program.stop(pid)
