@@ -54,6 +54,7 @@ LISTENER_TABLE: dict[str, dict[ListenerState, ListenerState]] = {
         _S.CUT: _S.CUT_CLOSED,
     },
     "queue served": {_S.CLOSING: _S.CLOSED},
+    "never served": {_S.BOUND: _S.CLOSED},
     "cut": {
         _S.DRAINING: _S.CUT,
         _S.CLOSING: _S.CUT_CLOSED,

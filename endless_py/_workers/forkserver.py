@@ -198,6 +198,12 @@ class _Run:
         before = signal.getsignal(signal.SIGCHLD)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._pipe.sender(), warn_on_full_buffer=False)
+        try:
+            self._listen(before)
+        finally:
+            signal.set_wakeup_fd(-1)  # its end is not to be told to a pipe that goes first
+
+    def _listen(self, before: Any) -> None:
         poll = select.poll()
         poll.register(self._pipe.fileno(), READ)
         while True:

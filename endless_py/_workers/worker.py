@@ -155,6 +155,7 @@ class Membership(Part):
                 if number == body["listener"]:
                     listener.give_up()
         elif word == "stop":
+            self._leave_queue()
             process.received.close()
             process.fire(Event.STOP, "its leader stops")
         elif word == "force":
@@ -178,6 +179,11 @@ class Membership(Part):
         self._process.successor = self._leader  # type: ignore[assignment]
         self._process.fire(Event.YIELD, why)
 
+    def _leave_queue(self) -> None:
+        """It ends: where it never was to accept, others have whoever waits to be let in."""
+        for listener in self._process.listeners.all if not self.serves_now else ():
+            listener.move("never served")
+
     def accept(self) -> None:
         """Accept, with all servers that there are by now."""
         for listener in self._process.listeners.all:
@@ -190,6 +196,7 @@ class Membership(Part):
         """Nobody leads any more: what is active finishes, and the address is to be free."""
         process = self._process
         self.leaderless = True
+        self._leave_queue()
         for listener in process.listeners.all:
             listener.migrates_to = None
         process.successor = None
