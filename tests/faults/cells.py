@@ -125,19 +125,15 @@ class Cell(NamedTuple):
             return "as in the first table, or in the third" if again else ""
         if self.victim == 0 and self.step == "spawn":
             return "the one that is started forks next: see there"
-        if self.victim == 0 and self.step not in (*BEFORE_SPAWN, "adopted"):
-            return "what drains forks nothing"
+        if self.victim == 0 and self.step not in BEFORE_SPAWN:
+            return "what drains, or is just about to, forks nothing"
         return ""
 
     @property
     def kills_worker(self) -> bool:
         """Whether nobody would fork before a worker is to be replaced."""
         late = self.step in ("ready", "migrating")
-        return self.fault == "worker" or (self.fault == "fork" and (late or self._adopts))
-
-    @property
-    def _adopts(self) -> bool:
-        return self.step == "adopted" and self.victim == 0
+        return self.fault == "worker" or (self.fault == "fork" and late)
 
     @property
     def workers(self) -> int:
