@@ -109,9 +109,8 @@ class Predecessors:
 
     def in_forked_child(self) -> None:
         """A forked child is nobody's neighbour."""
-        if self.living or self._handed_on:
-            for channel in self._channels():
-                channel.close()
+        for channel in self._channels():
+            channel.close()
         self.living, self.parent, self._handed_on = [], None, []
 
     def _channels(self) -> list[Channel]:

@@ -164,7 +164,7 @@ class AcceptLoop:
     def _act(self) -> None:
         """Call the program's own service_actions(), which may wait for something."""
         try:
-            with self._requests.inline.code("the service_actions() of {}".format, self._listener):
+            with self._requests.inline.code("the service_actions() of", self._listener):
                 self._server.service_actions()
         finally:
             self._requests.inline.end_of_turn()

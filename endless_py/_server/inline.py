@@ -5,11 +5,12 @@ from __future__ import annotations
 from endless_py._reload import process
 from endless_py._reload.drain import HandlerCut
 from endless_py._reload.listener import Listener
+from endless_py._sockets.connection import say_address
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any
 
 
 class Inline:
@@ -20,10 +21,11 @@ class Inline:
         self._forks = forks
         self._busy = False  # such code has run in this turn
 
-    def code(self, what: Callable[[Any], str], about: Any) -> _Code:
-        """Return what such code runs within; what(about) says in the log what was ended.
+    def code(self, what: str, about: Any) -> _Code:
+        """Return what such code runs within.
 
-        That happens where it outlasts the force stop.
+        what it is, and of which listener or client, the log says where it outlasts the force stop
+        and is ended.
         """
         return _Code(self, what, about)
 
@@ -53,7 +55,7 @@ class _Code:
 
     __slots__ = ("_about", "_inline", "_what")
 
-    def __init__(self, inline: Inline, what: Callable[[Any], str], about: Any) -> None:
+    def __init__(self, inline: Inline, what: str, about: Any) -> None:
         self._inline, self._what, self._about = inline, what, about
 
     def __enter__(self) -> None:
@@ -69,7 +71,7 @@ class _Code:
         try:
             if kind is None or not issubclass(kind, HandlerCut):
                 return False
-            what = self._what(self._about)
+            what = f"{self._what} {say_address(self._about)}"
             process.current.log(log.WARNING, "%(what)s was ended", "handler_ended", what=what)
             return True
         finally:

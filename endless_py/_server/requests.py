@@ -15,7 +15,7 @@ from endless_py._server.inline import Inline
 from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
 from endless_py._server.parking import Parking
 from endless_py._server.room import Room
-from endless_py._sockets.connection import Connection, MigratingConnection, say_address
+from endless_py._sockets.connection import Connection, MigratingConnection
 from endless_py._sockets.parked import ParkingPlace
 from endless_py._sockets.shared import ListenerSocket
 from endless_py._support import log
@@ -236,7 +236,7 @@ class Requests:
         if ours:
             sock.receiver = self._listener.loop_thread
         try:
-            with self.inline.code("the get_request() of {}".format, self._listener):
+            with self.inline.code("the get_request() of", self._listener):
                 request: tuple[Any, Any] = server.get_request()
                 return request
             raise ConnectionAbortedError
@@ -276,7 +276,7 @@ class Requests:
                 connection.count.alone = 0
                 server.shutdown_request(request)
         except Exception:
-            with self.inline.code(_say_error, client_address):
+            with self.inline.code("the handle_error() for", client_address):
                 server.handle_error(request, client_address)
             server.shutdown_request(request)
         except BaseException:
@@ -286,13 +286,13 @@ class Requests:
     def _verify(self, request: Any, client_address: Any) -> bool:
         if not self._verifies:
             return True
-        with self.inline.code(_say_verify, client_address):
+        with self.inline.code("the verify_request() for", client_address):
             return bool(self._server.verify_request(request, client_address))
         return False
 
     def _process_inline(self, server: Any, request: Any, client_address: Any) -> None:
         """The handler may run in this thread and hold the loop as long as it likes."""
-        with self.inline.code(_say_handler, client_address):
+        with self.inline.code("the handler of", client_address):
             server.process_request(request, client_address)
             if self._in_loop and id(request) in self._listener.connections.active:
                 server._ended(request)  # a class that keeps it open does so on its own
@@ -312,18 +312,6 @@ class Requests:
                 socket.socket.listen(sock, self._server.request_queue_size)
                 text = "%(listener)s was shut down by another process; this one listens on it again"
                 process.current.log(log.ERROR, text, "listens_again", listener=listener)
-
-
-def _say_handler(client_address: Any) -> str:
-    return f"the handler of {say_address(client_address)}"
-
-
-def _say_verify(client_address: Any) -> str:
-    return f"the verify_request() for {say_address(client_address)}"
-
-
-def _say_error(client_address: Any) -> str:
-    return f"the handle_error() for {say_address(client_address)}"
 
 
 def _process_request(server: Any, request: Any, client_address: Any) -> None:

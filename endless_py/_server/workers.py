@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import suppress
 
 from endless_py._handoff.channel import Channel
@@ -12,6 +11,7 @@ from endless_py._reload.settings import has_limits, of
 from endless_py._server import forking
 from endless_py._server.accept_loop import AcceptLoop
 from endless_py._server.beside import beside_it
+from endless_py._support.sigmask import restore as restore_mask
 from endless_py._workers.count import refuse_other_threads, wanted
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -88,7 +88,7 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
             current.add(listener)
             current.counters.beside = membership.counted
             listener.poller = membership.poller(server.fileno())
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            restore_mask(blocked)
         except BaseException as error:
             os.write(2, f"worker {number} cannot begin: {error!r}\n".encode())
             os._exit(1)

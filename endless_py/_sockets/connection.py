@@ -26,9 +26,8 @@ MAX_STATE = 65536  # bytes of state that one connection may carry
 
 
 class ConnectionState(enum.Enum):
-    __hash__ = (
-        object.__hash__
-    )  # a member is one object; Enum's own is slow, and used for each request
+    # A member is one object; Enum's own is slow, and asked with each request.
+    __hash__ = object.__hash__
 
     ACTIVE = "active"  # its handler works
     IDLE = "idle"  # its handler waits at a message boundary

@@ -18,7 +18,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
-_EXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 0)
+EXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 0)
 
 
 class ExclusivePoller(Poller):
@@ -84,7 +84,7 @@ class ExclusivePoller(Poller):
 
     def _register(self, descriptor: int, events: int) -> None:
         if descriptor == self._listener and self._exclusive:
-            events |= _EXCLUSIVE
+            events |= EXCLUSIVE
         try:
             self._poll.register(descriptor, events)
         except OSError:
@@ -135,4 +135,4 @@ class ExclusivePoller(Poller):
 
 def poller_for(listener: int, left_waiting: Callable[[], None]) -> Poller:
     """Return the poll for a shared listener; where the system has no such queue, a plain one."""
-    return ExclusivePoller(listener, left_waiting) if _EXCLUSIVE else Poller()
+    return ExclusivePoller(listener, left_waiting) if EXCLUSIVE else Poller()

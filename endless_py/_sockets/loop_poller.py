@@ -12,13 +12,12 @@ from __future__ import annotations
 import select
 from contextlib import suppress
 
+from endless_py._sockets.exclusive import EXCLUSIVE
 from endless_py._sockets.poller import READ
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Callable
-
-_EXCLUSIVE: int = getattr(select, "EPOLLEXCLUSIVE", 0)
 
 
 class LoopPoller:
@@ -76,4 +75,4 @@ class LoopPoller:
             epoll.unregister(descriptor)
         self._waits = waits
         if waits:
-            epoll.register(descriptor, READ | (_EXCLUSIVE if self._exclusive else 0))
+            epoll.register(descriptor, READ | (EXCLUSIVE if self._exclusive else 0))

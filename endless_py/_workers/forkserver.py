@@ -22,6 +22,7 @@ from endless_py._handoff.channel import Channel, Message
 from endless_py._sockets.poller import READ, SelfPipe
 from endless_py._support import faults
 from endless_py._support.sigmask import block
+from endless_py._support.sigmask import restore as restore_mask
 from endless_py.exceptions import ChannelClosed, ChannelError
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -81,7 +82,7 @@ class ForkServer:
             its.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            restore_mask(before)
         its.close()
         self._channel: Optional[Channel] = Channel(ours)
 
