@@ -16,6 +16,7 @@ import pytest
 from harness import ROOT, TIMEOUT, Load, Program, connect, environment, free_port, get, slow, until
 from secure import SecureLoad, certificate
 from websocket import WebSocketClient
+from worker_team import wait_settled
 
 if importlib.util.find_spec("uvicorn") is None and "CI_RUN" not in os.environ:
     pytest.skip("uvicorn is not there: pip install '.[test]'", allow_module_level=True)
@@ -30,17 +31,6 @@ def env(**more):
 def asgi(folder, *words, workers=3, **more):
     words = ["shop:app", "-w", str(workers), *words]
     return Program(*words, command=COMMAND, env=env(**more), cwd=folder)
-
-
-def wait_settled(program, pid, count=3):
-    """Wait until only this generation is left: its workers, and what forks them."""
-
-    def settled():
-        program.process.poll()
-        found = program.pids()
-        return pid in found and len(found) == count + 1
-
-    until(settled)
 
 
 @pytest.mark.timeout(180)

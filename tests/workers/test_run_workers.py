@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import http.client
-import json
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from harness import (
     slow,
     until,
 )
+from worker_team import leader_of, state, wait_settled, workers
 
 KINDS = ("asyncio", "threads")
 
@@ -36,31 +36,6 @@ def start(folder, kind="asyncio", workers=3, addresses=(), **more):
     program = Program("whole_server.py", folder, kind, workers, *addresses, env=environment(**more))
     program.addresses = addresses
     return program
-
-
-def state(address):
-    return json.loads(get(address, "/state"))
-
-
-def workers(address):
-    """Return the pids of the workers, the leader's first."""
-    return [worker["pid"] for worker in state(address)["workers"]]
-
-
-def leader_of(address, generation):
-    found = state(address)
-    return found["workers"][0]["pid"] if found["generation"] == generation else None
-
-
-def wait_settled(program, pid, count=3):
-    """Wait until this generation's processes are all that is left: its workers, its fork server."""
-
-    def settled():
-        program.process.poll()
-        found = program.pids()
-        return found if pid in found and len(found) == count + 1 else None
-
-    return until(settled)
 
 
 # -- serving ------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -14,31 +13,12 @@ import time
 import pytest
 from harness import Load, Program, connect, environment, free_port, get, rests, slow, tool, until
 from secure import SecureLoad, https
+from worker_team import leader_of, state, wait_settled, workers
 
 
 def start(kind="ThreadingHTTPServer", address=0, workers=3, **more):
     env = environment(ENDLESS_PY_WORKERS=str(workers), **more)
     return Program("http_server.py", kind, address, env=env)
-
-
-def state(address):
-    return json.loads(get(address, "/state"))
-
-
-def workers(address):
-    """Return the pids of the workers, the leader's first."""
-    return [worker["pid"] for worker in state(address)["workers"]]
-
-
-def wait_settled(program, pid, count=3):
-    """Wait until this generation's processes are all that is left: its workers, its fork server."""
-
-    def settled():
-        program.process.poll()
-        found = program.pids()
-        return found if pid in found and len(found) == count + 1 else None
-
-    return until(settled)
 
 
 # -- serving ------------------------------------------------------------------
@@ -457,11 +437,6 @@ def test_twenty_reloads_under_load_lose_nothing(kind, unix, more, tmp_path):
         idle.close()
         wait_settled(program, pid)
         program.stop(pid)
-
-
-def leader_of(address, generation):
-    found = state(address)
-    return found["workers"][0]["pid"] if found["generation"] == generation else None
 
 
 @pytest.mark.slow
