@@ -54,6 +54,8 @@ class Modern(Asked):
 
 
 def shown(message):
+    if type(message) is dict:  # later Pythons' beginning, before a head is read
+        return message
     seen = {**vars(message), "type": type(message), "defects": [*map(type, message.defects)]}
     if isinstance(message._payload, list):
         seen["_payload"] = [shown(part) for part in message._payload]
