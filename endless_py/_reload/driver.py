@@ -68,9 +68,10 @@ class Driver:
         self.changes = object()  # another one whenever what `driven` says may differ
         self._calm: object = None  # the one of them in which nothing was pending
         self.pid = os.getpid()  # of the process that serves; a helper runs in no other
-        self._forget()
+        self.in_forked_child()
 
-    def _forget(self) -> None:
+    def in_forked_child(self) -> None:
+        """Locks may be held and threads are gone; so it begins, too."""
         self.stepping = threading.Lock()
         self._lock = threading.Lock()
         self._free: frozenset[Listener] = frozenset()
@@ -329,10 +330,6 @@ class Driver:
         poller.watch(self._driven.watched())
         deadline = self._driven.deadline()
         poller.wait(None if deadline is None else deadline - time.monotonic())
-
-    def in_forked_child(self) -> None:
-        """Locks may be held and threads are gone."""
-        self._forget()
 
 
 class _Helper:

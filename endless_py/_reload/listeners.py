@@ -6,8 +6,6 @@ import _thread
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
@@ -15,7 +13,7 @@ from endless_py._sockets.connection import DrainSignal, say_address
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Optional
+    from typing import Any, Callable, Optional
 
     from endless_py._sockets.listener import Binding
 
@@ -237,12 +235,11 @@ class Listeners:
 
     # -- forks ------------------------------------------------------------
 
-    @contextmanager
-    def forking(self, listener: Listener) -> Iterator[None]:
-        """Mark that what this thread forks now is a handler's process."""
+    def fork_for(self, listener: Listener, fork: Callable[..., Any], *arguments: Any) -> None:
+        """Call fork(*arguments); what this thread forks meanwhile is a handler's process."""
         self._forking[_thread.get_ident()] = listener
         try:
-            yield
+            fork(*arguments)
         finally:
             self._forking.pop(_thread.get_ident(), None)
 
@@ -266,8 +263,10 @@ class Listeners:
                 other.parking = None
             datagrams = other.binding is not None and other.binding.kind == socket.SOCK_DGRAM
             if served is not None and not datagrams:  # datagrams are answered through it
-                with suppress(OSError, AttributeError):
-                    other.server.socket.close()
+                sock = getattr(other.server, "socket", None)
+                if isinstance(sock, socket.socket):
+                    # Not its own method: nobody here has to know that it was closed.
+                    socket.socket.close(sock)
         self.all = ()
         self._lock = threading.Lock()
 

@@ -303,7 +303,11 @@ class ServerProcess(BaseProcess):
             self.fire(Event.EXITING)
 
     def _in_forked_child(self) -> None:
-        """A fork is not a generation: it gives up all that makes the parent one."""
+        """A fork is not a generation: it gives up all that makes the parent one.
+
+        Every function that is called here, and in a fork of a handler, costs a page or two that
+        two processes cannot share any more.
+        """
         served = self.listeners.forked_for()
         self.counters.in_forked_child()
         self.beside.in_forked_child()
@@ -313,11 +317,13 @@ class ServerProcess(BaseProcess):
         self.answers.control.close()
         if not self.machine.at_peace:
             self.report.in_forked_child()
-        self.predecessors.in_forked_child()
-        if self.living_successor is not None:
-            self.living_successor.in_forked_child()
+        if self.predecessors.older:
+            self.predecessors.in_forked_child()
+        if self.successor is not None and self.successor.failure is None:
+            self.successor.in_forked_child()
         self.successor = None
-        self.children.in_forked_child()
+        if self.children.leaving:
+            self.children.in_forked_child()
         if self.listeners.all:  # else it becomes a daemon, and will be what is served
             self.supervisor.in_forked_child()
         if served is None:  # a handler's process ends soon, and pays for each page that it touches

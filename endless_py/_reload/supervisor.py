@@ -256,8 +256,9 @@ class Supervisor:
         self.in_charge = False
         self._lock = threading.Lock()
         # Kept open here, it would be locked for as long as the child lives.
-        self.pid_file = None
-        self._hand_on()
+        if self.pid_file is not None:
+            self.pid_file = None
+            self._hand_on()
         self.notifier.close()
 
     def _ping(self) -> None:

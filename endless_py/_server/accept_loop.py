@@ -9,7 +9,7 @@ from contextlib import suppress
 from endless_py._reload import process
 from endless_py._reload.settings import has_limits
 from endless_py._server import forking, slow
-from endless_py._server.methods import acts
+from endless_py._server.methods import acts, is_method
 from endless_py._server.requests import Requests
 from endless_py._sockets.listener import Binding
 from endless_py._sockets.poller import READ, Poller
@@ -50,6 +50,9 @@ class AcceptLoop:
         self._interval = None if once else poll_interval
         self._requests = Requests(server, once)
         self._parking = self._requests.parking
+        self._collects = forking.is_forking(server)
+        # Such a server's handlers are reaped by their channels; others' children are not known.
+        self._collects_own = is_method(server, "collect_children", forking.collect)
         self._slow = slow.watch(self._requests, server)
         if has_limits(server):
             from endless_py._server import limits  # late: few servers have any
@@ -113,12 +116,13 @@ class AcceptLoop:
             current.readiness.say([listener])
         accepts: int = server.fileno() if listener.accepting and self._requests.room.any() else -1
         parking = self._parking
-        parked = -1 if parking is None else parking.watched()
+        parks = parking is not None and parking.place is not None
+        parked = parking.watched() if parking is not None and parks else -1
         wait, ends = None, None
         if listener.settled != (accepts, parked, current.driver.concern(listener)):
             ends = self._plan(poller, accepts, parked)
             wait = None if ends is None else max(0.0, ends - time.monotonic())
-        if parking is not None:
+        if parking is not None and parks:
             wait = parking.shorten(wait)
         if self._slow is not None:
             wait = self._slow.shorten(wait)
@@ -147,7 +151,7 @@ class AcceptLoop:
                 handled = self._requests.accept()
             if listener.arrivals:
                 handled = self._requests.serve_arrivals() or handled
-            if parking is not None:
+            if parking is not None and parking.place is not None:
                 if speaks:
                     parking.serve()
                 parking.look()
@@ -157,8 +161,11 @@ class AcceptLoop:
             pass  # what waits there again would outlast the force stop
         elif actions:
             self._act()
-        else:
-            server.service_actions()
+        elif self._collects and (
+            not self._collects_own
+            or len(server.active_children or ()) != len(listener.connections.forked)
+        ):
+            server.service_actions()  # the one of each other kind of server does nothing
         return handled
 
     def _act(self) -> None:
@@ -203,11 +210,7 @@ class AcceptLoop:
         """Something other than the listener is ready, somebody has called, or it is time."""
         current, listener = process.current, self._listener
         if listener.connections.forked:
-            forked = {h.channel.fileno() for h in listener.connections.forked.values()}
-            # Before its handler is reaped, so that a connection is counted all the time.
-            forking.receive(self._server, ready)
-            forking.reap(self._server, ready)
-            ready = ready - forked
+            ready = forking.look(self._server, ready)
         due = woken or (ends is not None and time.monotonic() >= ends)
         if ready or (due and current.driver.leads(listener)):
             current.driver.advance(listener)

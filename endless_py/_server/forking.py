@@ -12,7 +12,6 @@ import select
 import socket
 import socketserver
 import time
-from contextlib import suppress
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload import process
@@ -39,8 +38,9 @@ def fork(server: Any, request: Any, client_address: Any) -> None:
     ours, its = process.current.make(socket.socketpair)
     listener.handler_end = its
     try:
-        with process.current.listeners.forking(listener):
-            server.process_request(request, client_address)
+        process.current.listeners.fork_for(
+            listener, server.process_request, request, client_address
+        )
     except BaseException:
         ours.close()
         raise
@@ -67,44 +67,49 @@ def send_home(listener: Any, connection: MigratingConnection) -> None:
         channel.flush()
 
 
-def receive(server: Any, ready: set[int]) -> None:
-    """Take the connections that came home, before their handlers are reaped."""
-    listener = server._listener
-    for handler in list(listener.connections.forked.values()):
-        if handler.channel.fileno() not in ready:
-            continue
-        if handler.receiver is None:
-            with suppress(OSError):
-                if not handler.channel.recv(1, socket.MSG_PEEK):
-                    continue  # its end, and nothing before it: so it is nearly always
-        try:
-            handler.receiver = handler.receiver or Channel(handler.channel)
-            messages = handler.receiver.receive()
-        except (ChannelClosed, ChannelError):
-            continue
-        for message in messages:
-            descriptor = message.take()
-            if descriptor is not None:
-                found = MigratingConnection.from_json(message.body, descriptor)
-                process.current.migration.add(listener, found)
-            message.close()
+def look(server: Any, ready: set[int]) -> set[int]:
+    """Take the connections that came home, and reap the handlers whose ends are closed.
 
-
-def reap(server: Any, ready: set[int]) -> None:
-    """Reap the handlers whose ends are closed."""
-    listener, now = server._listener, time.monotonic()
-    for handler in list(listener.connections.forked.values()):
+    Returns what of these descriptors is not a handler's.
+    """
+    forked, now, rest = server._listener.connections.forked, time.monotonic(), set(ready)
+    for handler in list(forked.values()):
         descriptor = handler.channel.fileno()
-        if descriptor not in ready and (handler.retry_at is None or now < handler.retry_at):
+        if descriptor in ready:
+            rest.discard(descriptor)
+            _receive(server, handler)  # before it is reaped: a connection is counted all the time
+        elif handler.retry_at is None or now < handler.retry_at:
             continue
         try:
             if os.waitpid(handler.pid, os.WNOHANG)[0] == 0:
                 handler.retry_at = now + _RETRY
-                listener.settled = None
+                server._listener.settled = None
                 continue
         except ChildProcessError:
             pass  # reaped by another part of the program
         _forget(server, handler)
+    return rest
+
+
+def _receive(server: Any, handler: ForkedHandler) -> None:
+    """Take the connections that one has sent home."""
+    if handler.receiver is None:
+        try:
+            if not handler.channel.recv(1, socket.MSG_PEEK):
+                return  # its end, and nothing before it: so it is nearly always
+        except OSError:
+            pass
+    try:
+        handler.receiver = handler.receiver or Channel(handler.channel)
+        messages = handler.receiver.receive()
+    except (ChannelClosed, ChannelError):
+        return
+    for message in messages:
+        descriptor = message.take()
+        if descriptor is not None:
+            found = MigratingConnection.from_json(message.body, descriptor)
+            process.current.migration.add(server._listener, found)
+        message.close()
 
 
 def collect(self: Any, *, blocking: bool = False) -> None:
@@ -121,7 +126,7 @@ def collect(self: Any, *, blocking: bool = False) -> None:
             pass
         handler = forked.get(pid)
         if handler is not None:
-            receive(self, {handler.channel.fileno()})
+            _receive(self, handler)
             _forget(self, handler)
         else:
             self.active_children.discard(pid)

@@ -261,6 +261,7 @@ _KNOWN = kept.OF_A_CONNECTION | set(HTTPHooks.names) | {boundary.NAME, "migratin
 # -- wherever a handler is made -----------------------------------------------
 
 _init = socketserver.BaseRequestHandler.__init__
+_Stream = socketserver.StreamRequestHandler
 
 
 def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
@@ -272,9 +273,7 @@ def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
     http: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
     kind = HTTPHooks if isinstance(handler, http) else Hooks
     if kind is Hooks:
-        if not isinstance(handler, socketserver.StreamRequestHandler):
-            return None
-        connection = listener.connections.get(request)
+        connection = listener.connections.active.get(id(request))
         if connection is None or connection.arrived_with is None:
             vars(handler).setdefault("migrating", False)
             return None  # there is nothing to restore
@@ -285,7 +284,8 @@ def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
 def _init_with_hooks(
     self: Any, request: Any, client_address: Any, server: Any, *arguments: Any, **keywords: Any
 ) -> None:
-    hooks = _hooks(self, request, server)
+    # Most of what is no stream is a datagram, which wants little time.
+    hooks = _hooks(self, request, server) if isinstance(self, _Stream) else None
     if hooks is None:
         _init(self, request, client_address, server, *arguments, **keywords)
         return

@@ -206,7 +206,7 @@ class Boundary:
             handler.wfile.flush()
         self._speaks()
         connection.silent_since = since
-        connection.parks = True
+        connection.parks = connection.goes_on = True
         connection.move("parks")
         return True
 
@@ -233,6 +233,7 @@ class Boundary:
         self._speaks()
         handler.migrating = True
         self._connection.leaves_with = state
+        self._connection.goes_on = True
         self._connection.move("leaves")
         return True
 

@@ -43,6 +43,11 @@ class Inline:
         if self._forks:
             self.end_of_turn()  # no helper lives while it forks
 
+    def log_cut(self, what: str, about: Any) -> None:
+        """Such code was ended, since the drain's time is over."""
+        what = f"{what} {say_address(about)}"
+        process.current.log(log.WARNING, "%(what)s was ended", "handler_ended", what=what)
+
     def end_of_turn(self) -> None:
         """Where such code has run in the loop, the loop can drive the process again."""
         if self._busy:
@@ -71,8 +76,7 @@ class _Code:
         try:
             if kind is None or not issubclass(kind, HandlerCut):
                 return False
-            what = f"{self._what} {say_address(self._about)}"
-            process.current.log(log.WARNING, "%(what)s was ended", "handler_ended", what=what)
+            self._inline.log_cut(self._what, self._about)
             return True
         finally:
             self._inline.end()

@@ -148,11 +148,10 @@ class Limits:
 class _Counted(Count):
     """The count of one connection, which tells of each request."""
 
-    __slots__ = ("_limits", "_number")
+    _number = 0
 
     def __init__(self, limits: Limits, alone: int) -> None:
         self._limits = limits
-        super().__init__()
         self.alone = alone
 
     @property

@@ -241,7 +241,8 @@ class GracefulMixIn:
             self.close_request(request)
         else:
             super().shutdown_request(request, *arguments, **keywords)  # type: ignore[misc]
-            self._ended(request)  # a class that keeps it open does so on its own
+            if id(request) in self._listener.connections.active:
+                self._ended(request)  # a class that keeps it open does so on its own
 
     def process_request_thread(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As ThreadingMixIn's; when its handler's thread ends, a connection is not active."""
@@ -271,7 +272,7 @@ class GracefulMixIn:
         have died since.
         """
         listener = self._listener
-        if id(request) not in listener.connections.active or not listener.connections.end(request):
+        if not listener.connections.end(request):
             return
         waited_for = not listener.accepting or listener.paused_until is not None or listener.full
         if leaves or waited_for:
@@ -284,6 +285,7 @@ class GracefulMixIn:
         """Its handler has ended: take the socket away from it, and let it migrate or be parked."""
         listener, request, state = self._listener, connection.request, connection.leaves_with
         parks, connection.parks, connection.leaves_with = connection.parks, False, None
+        connection.goes_on = False
         timeout = request.gettimeout()
         sock = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
         sock.settimeout(timeout)

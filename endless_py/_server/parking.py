@@ -46,7 +46,7 @@ class Parking:
         plain = can_park() and kind == socket.SOCK_STREAM
         self._from_handlers = plain and reuses and serves_as_standard(server)
         self._arrivals = plain and _client_speaks_first(_handler_class(server))
-        self._place: Optional[ParkingPlace] = None
+        self.place: Optional[ParkingPlace] = None
         self._keeps_first = False
         self._told: object = None  # the drain that all know of, but for `untold`
 
@@ -62,12 +62,12 @@ class Parking:
         with suppress(OSError):
             made: ParkingPlace = process.current.make(make)
             made.for_handlers = self._from_handlers
-            self._place = listener.parking = made
-        return self._place
+            self.place = listener.parking = made
+        return self.place
 
     def end(self) -> None:
         """The loop ends without a drain: what is parked has a thread again, as anywhere else."""
-        place, self._place = self._place, None
+        place, self.place = self.place, None
         if place is None:
             return
         self._listener.parking = None
@@ -84,7 +84,7 @@ class Parking:
 
         Where threads are not used again, max_handlers is no bound for what has migrated.
         """
-        place = self._place
+        place = self.place
         if place is None or not self._has_room():
             return -1
         return place.fileno()
@@ -94,9 +94,9 @@ class Parking:
 
     def shorten(self, wait: Optional[float]) -> Optional[float]:
         """Return how many seconds the loop may wait, as far as it may at all."""
-        if self._place is None or self._place.due == math.inf:
+        if self.place is None or self.place.due == math.inf:
             return wait
-        left = max(0.0, self._place.due - time.monotonic())
+        left = max(0.0, self.place.due - time.monotonic())
         return left if wait is None else min(wait, left)
 
     def goes_first(self) -> bool:
@@ -110,7 +110,7 @@ class Parking:
         """Park what comes from another process, or from a successor that is gone; whether it is."""
         if not self._arrivals:
             return False
-        place = self._make() if self._place is None else self._place
+        place = self._make() if self.place is None else self.place
         if place is None:
             return False
         if arrived.silent_since is None:
@@ -127,7 +127,7 @@ class Parking:
 
     def serve(self) -> bool:
         """Have those served who have said something; False, which says that it was done."""
-        place = self._place
+        place = self.place
         assert place is not None
         with self._taking():
             for connection, left in place.spoken(_AT_ONCE):
@@ -141,7 +141,7 @@ class Parking:
 
     def look(self) -> None:
         """See to those whose time is over, and to all of them in a drain."""
-        place, listener = self._place, self._listener
+        place, listener = self.place, self._listener
         if place is None or not listener.connections.parked:
             return
         if listener.cut:

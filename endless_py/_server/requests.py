@@ -9,6 +9,7 @@ import socketserver
 from contextlib import suppress
 
 from endless_py._reload import process
+from endless_py._reload.drain import HandlerCut
 from endless_py._reload.settings import of
 from endless_py._server import forking
 from endless_py._server.inline import Inline
@@ -146,8 +147,9 @@ class Requests:
                     or listener.shutdown_requested
                 ):
                     return True
-            # Each look that finds nothing costs as much as a turn of the loop does.
-            self._turns_of_one = _TURNS_OF_ONE
+            # A look that finds nothing costs a call; where some found one, they have paid for it.
+            if most == self._most - 1:
+                self._turns_of_one = _TURNS_OF_ONE
             return True
         finally:
             listener.in_accept = False
@@ -223,8 +225,9 @@ class Requests:
     def _get_datagram(self) -> tuple[Any, Any]:
         """As UDPServer.get_request(), without ever waiting."""
         server = self._server
-        data, client_address = server.socket.receive(server.max_packet_size)
-        return (data, server.socket), client_address
+        sock = server.socket
+        data, client_address = sock.receive(server.max_packet_size)
+        return (data, sock), client_address
 
     def _get_by_override(self) -> tuple[Any, Any]:
         """Have a subclass get the request; a listener of ours sees to it that it does not wait.
@@ -264,13 +267,14 @@ class Requests:
         server = self._server
         request, client_address = connection.request, connection.client_address
         connections = self._listener.connections
-        connections.begin(connection)
+        connections.active[id(request)] = connection
+        connections.served += 1
         if self._forks:
             connection.count.alone = 1  # what it counts is lost with its process
         if len(connections.ended) > _MOST_ENDED:
             process.current.counters.fold(connections)
         try:
-            if verified or self._verify(request, client_address):
+            if verified or not self._verifies or self._verify(request, client_address):
                 self.process(server, request, client_address)
             else:
                 connection.count.alone = 0
@@ -284,20 +288,24 @@ class Requests:
             raise
 
     def _verify(self, request: Any, client_address: Any) -> bool:
-        if not self._verifies:
-            return True
         with self.inline.code("the verify_request() for", client_address):
             return bool(self._server.verify_request(request, client_address))
         return False
 
     def _process_inline(self, server: Any, request: Any, client_address: Any) -> None:
         """The handler may run in this thread and hold the loop as long as it likes."""
-        with self.inline.code("the handler of", client_address):
+        listener, inline = self._listener, self.inline
+        listener.inline_thread = listener.loop_thread
+        try:  # not inline.code(), which costs as much as the rest of a datagram
+            inline.begin()
             server.process_request(request, client_address)
-            if self._in_loop and id(request) in self._listener.connections.active:
+            if self._in_loop and id(request) in listener.connections.active:
                 server._ended(request)  # a class that keeps it open does so on its own
-            return
-        server.shutdown_request(request)
+        except HandlerCut:
+            inline.log_cut("the handler of", client_address)
+            server.shutdown_request(request)
+        finally:
+            inline.end()
 
     def _listen_again(self) -> None:
         """Somebody else has shut down the listener that two processes have, by its descriptor."""

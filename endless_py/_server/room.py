@@ -32,7 +32,7 @@ class Room:
 
     def any(self) -> bool:
         """Whether one more may be accepted now."""
-        if self.is_paused():
+        if self._listener.paused_until is not None and self.is_paused():
             return False
         if self._forks:
             most: int = self._server.max_children

@@ -64,13 +64,10 @@ class Count:
     first line of the last request, text or bytes.
     """
 
-    __slots__ = ("alone", "folded", "line", "requests")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.line: Any = b""
-        self.alone = 1
-        self.folded = False  # added up with those of others
+    requests = 0
+    line: Any = b""
+    alone = 1
+    folded = False  # added up with those of others
 
 
 class Connection:
@@ -79,14 +76,15 @@ class Connection:
     arrived_with is the state that its handler in the predecessor gave along (None: a
     fresh connection), leaves_with the state for the successor (None: it does not migrate).
     silent_since is the moment (time.monotonic) from which its client's silence counts, where that
-    is not the one at which its handler began; parks says that it goes to the parking place.
+    is not the one at which its handler began; parks says that it goes to the parking place,
+    goes_on that it does, or leaves.
     """
 
     arrived_with: Optional[bytes] = None
     refused_for: object = None
     leaves_with: Optional[bytes] = None
     silent_since: Optional[float] = None
-    parks = False
+    parks = goes_on = False
     # For `handler_warn_after`: when the present message came, who handles it, whether it was named.
     busy_since: Optional[float] = None
     thread: Optional[int] = None
@@ -103,11 +101,6 @@ class Connection:
     @property
     def idle(self) -> bool:
         return self.state is ConnectionState.IDLE
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether it goes on when its handler has ended: parked here, or in the successor."""
-        return self.parks or self.leaves_with is not None
 
     def move(self, event: str) -> None:
         """Go where an event of the table leads; raises KeyError for a pair that it has not."""
@@ -216,11 +209,6 @@ class Connections:
     def __len__(self) -> int:
         # What speaks is active before it is parked no more: counted in this order it is not missed.
         return len(self.parked) + len(self.active) + len(self.forked)
-
-    def begin(self, connection: Connection) -> None:
-        """One is given to a handler. Only the server's loop calls this."""
-        self.active[id(connection.request)] = connection
-        self.served += 1
 
     def with_handler(self) -> int:
         """Return how many have a handler."""

@@ -64,7 +64,8 @@ class Poller:
         self._poll = select.poll()
         self._known: dict[int, int] = {}
         self._self_pipe = SelfPipe()
-        self._poll.register(self._self_pipe.fileno(), READ)
+        self._own = self._self_pipe.fileno()
+        self._poll.register(self._own, READ)
 
     def interrupt(self) -> None:
         """End the `wait()` of now, or the next one."""
@@ -104,14 +105,16 @@ class Poller:
         """
         milliseconds = None if timeout is None else max(0, math.ceil(min(timeout, LONGEST) * 1000))
         try:
-            ready = {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
+            found = self._poll.poll(milliseconds)
+            # Nearly always it is one, and a comprehension is a call.
+            ready = {found[0][0]} if len(found) == 1 else {descriptor for descriptor, _ in found}
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             ready = self._look_at_each(timeout)
-        interrupted = self._self_pipe.fileno() in ready
+        interrupted = self._own in ready
         if interrupted:
-            ready.discard(self._self_pipe.fileno())
+            ready.discard(self._own)
             self._self_pipe.clear()
         return ready, interrupted
 

@@ -241,7 +241,7 @@ class ListenerSocket(socket.socket):
         O_NONBLOCK would make a handler's sendto() on the same socket fail when a
         queue is full, so the single call is told not to wait.
         """
-        return super().recvfrom(size, _DONTWAIT)
+        return _plain.recvfrom(self, size, _DONTWAIT)
 
     def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
         """As socket's; the call of a server's own get_request() never waits."""
@@ -251,12 +251,17 @@ class ListenerSocket(socket.socket):
 
     def sendto(self, *arguments: Any) -> int:
         """As socket's, whatever flag another generation has set."""
+        try:
+            return _plain.sendto(self, *arguments)
+        except BlockingIOError:
+            return self._send_late(arguments)
+
+    def _send_late(self, arguments: tuple[Any, ...]) -> int:
         timeout = self._timeout
+        if timeout == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            try:
+            self._wait(select.POLLOUT, until)
+            with suppress(BlockingIOError):
                 return super().sendto(*arguments)
-            except BlockingIOError:
-                if timeout == 0:
-                    raise
-                self._wait(select.POLLOUT, until)

@@ -79,6 +79,7 @@ class Terminal:
 
     def close(self) -> None:
         """Watch no longer."""
-        for descriptor in self.watched():
-            os.close(descriptor)
+        if self._descriptor >= 0 or self._leader_end >= 0:
+            for descriptor in self.watched():
+                os.close(descriptor)
         self._descriptor = self._leader_end = -1
