@@ -7,10 +7,11 @@ them, and the outcome is known. Whatever is not goes to the class's own method, 
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 import sys
+
+from endless_py._support.remember import remember
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LONGEST = 65536  # bytes of a line that http.client reads
 FRAMING = {"content-length", "transfer-encoding"}
 
 
-@functools.lru_cache(maxsize=64)
+@remember
 def is_standard(method: Any) -> bool:
     """Whether a function is from http.server's source, neither replaced nor wrapped.
 

@@ -17,6 +17,7 @@ from types import FunctionType
 from endless_py._reload.listener import Listener
 from endless_py._server import framing, head, kept, stream
 from endless_py._server import idle as boundary
+from endless_py._support.remember import remember
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _defined(cls: type, name: str) -> Any:
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
-@functools.lru_cache(maxsize=256)
+@remember
 def _is_method(cls: Any, name: str, found: Any) -> bool:
     """Whether what a class gives under this name is a plain function of it, no static method."""
     return _defined(cls, name) is found
@@ -264,16 +265,29 @@ _init = socketserver.BaseRequestHandler.__init__
 _Stream = socketserver.StreamRequestHandler
 
 
+def is_of_http(handler: Any) -> bool:
+    """Whether it is a BaseHTTPRequestHandler.
+
+    http.server takes long to import; whoever has a handler class of its own has done that.
+    """
+    try:
+        http: Any = sys.modules["http.server"]
+    except KeyError:
+        return False
+    return isinstance(handler, http.BaseHTTPRequestHandler)
+
+
 def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
     """Put the hooks into a new handler of one of our servers; None where it needs none."""
-    listener = getattr(server, "__dict__", {}).get("_listener")
+    try:  # not get(): it takes the dict's lock where there is no GIL, and every handler would
+        listener = vars(server)["_listener"]
+    except (KeyError, TypeError):
+        return None
     if not isinstance(listener, Listener):
         return None
-    # It takes long to import; whoever has a handler class of its own has done that.
-    http: Any = getattr(sys.modules.get("http.server"), "BaseHTTPRequestHandler", ())
-    kind = HTTPHooks if isinstance(handler, http) else Hooks
+    kind = HTTPHooks if is_of_http(handler) else Hooks
     if kind is Hooks:
-        connection = listener.connections.active.get(id(request))
+        connection = listener.connections.get(request)
         if connection is None or connection.arrived_with is None:
             vars(handler).setdefault("migrating", False)
             return None  # there is nothing to restore

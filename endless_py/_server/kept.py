@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
+from endless_py._support.remember import remember
+
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any, Iterator
@@ -84,7 +86,7 @@ def _reached(made_by: Any) -> Iterator[Any]:
         yield from getattr(made_by, "__dict__", {}).values()
 
 
-@functools.lru_cache(maxsize=256)
+@remember
 def is_standard(handler: Any, name: str) -> bool:
     """Whether a handler class has the standard library's method, or one of ours."""
     for cls in handler.__mro__:
@@ -95,7 +97,7 @@ def is_standard(handler: Any, name: str) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=256)
+@remember
 def of_a_request(handler: type) -> frozenset[str]:
     """Return what the standard classes assign to a handler of this class for each request.
 

@@ -236,7 +236,7 @@ class GracefulMixIn:
 
     def shutdown_request(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
-        connection = self._listener.connections.active.get(id(request))
+        connection = self._listener.connections.get(request)
         if connection is not None and connection.goes_on:
             self.close_request(request)
         else:
@@ -251,13 +251,14 @@ class GracefulMixIn:
         try:
             super().process_request_thread(request, *arguments, **keywords)  # type: ignore[misc]
         finally:
-            self._ended(request)
+            if id(request) in self._listener.connections.active:
+                self._ended(request)
 
     def close_request(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As socketserver's; the connection is not active any more, and may migrate now."""
         leaves = False
         try:
-            connection = self._listener.connections.active.get(id(request))
+            connection = self._listener.connections.get(request)
             if connection is not None and connection.goes_on:
                 leaves = not connection.parks
                 self._send_off(connection)

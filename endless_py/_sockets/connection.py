@@ -215,12 +215,19 @@ class Connections:
         return len(self.active) + len(self.forked)
 
     def get(self, request: Any) -> Optional[Connection]:
-        """Return the record of an active connection."""
-        return self.active.get(id(request))
+        """Return the record of an active connection.
+
+        Where there is no GIL the dict's own get() takes its lock, for which all handlers would
+        wait, and a subscript does not.
+        """
+        try:
+            return self.active[id(request)]
+        except KeyError:
+            return None
 
     def end(self, request: Any) -> bool:
         """A connection is not active any more; whether it was until now."""
-        connection = self.active.get(id(request))
+        connection = self.get(request)
         if connection is None:
             return False
         self.ended.append(connection.count)  # first: who adds up misses none
