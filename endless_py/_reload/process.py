@@ -303,11 +303,7 @@ class ServerProcess(BaseProcess):
             self.fire(Event.EXITING)
 
     def _in_forked_child(self) -> None:
-        """A fork is not a generation: it gives up all that makes the parent one.
-
-        Every function that is called here, and in a fork of a handler, costs a page or two that
-        two processes cannot share any more.
-        """
+        """A fork is not a generation. Each call here costs pages that two could have shared."""
         served = self.listeners.forked_for()
         self.counters.in_forked_child()
         self.beside.in_forked_child()
@@ -319,8 +315,8 @@ class ServerProcess(BaseProcess):
             self.report.in_forked_child()
         if self.predecessors.older:
             self.predecessors.in_forked_child()
-        if self.successor is not None and self.successor.failure is None:
-            self.successor.in_forked_child()
+        if self.living_successor is not None:
+            self.living_successor.in_forked_child()
         self.successor = None
         if self.children.leaving:
             self.children.in_forked_child()

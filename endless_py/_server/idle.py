@@ -206,7 +206,8 @@ class Boundary:
             handler.wfile.flush()
         self._speaks()
         connection.silent_since = since
-        connection.parks = connection.goes_on = True
+        connection.parks = True
+        self.listener.connections.going_on.add(id(connection.request))
         connection.move("parks")
         return True
 
@@ -233,7 +234,7 @@ class Boundary:
         self._speaks()
         handler.migrating = True
         self._connection.leaves_with = state
-        self._connection.goes_on = True
+        self.listener.connections.going_on.add(id(self._connection.request))
         self._connection.move("leaves")
         return True
 

@@ -18,8 +18,8 @@ class Inline:
 
     def __init__(self, listener: Listener, forks: bool) -> None:
         self.listener = listener
-        self._forks = forks
-        self._busy = False  # such code has run in this turn
+        self.forks = forks
+        self.busy = False  # such code has run in this turn
 
     def code(self, what: str, about: Any) -> _Code:
         """Return what such code runs within.
@@ -30,8 +30,8 @@ class Inline:
         return _Code(self, what, about)
 
     def begin(self) -> None:
-        if not self._busy:
-            self._busy = True
+        if not self.busy:
+            self.busy = True
             process.current.driver.busy(self.listener)
 
     def end(self) -> None:
@@ -40,7 +40,7 @@ class Inline:
         listener.inline_thread = None
         if not listener.accepting:
             process.current.wake()
-        if self._forks:
+        if self.forks:
             self.end_of_turn()  # no helper lives while it forks
 
     def log_cut(self, what: str, about: Any) -> None:
@@ -50,8 +50,8 @@ class Inline:
 
     def end_of_turn(self) -> None:
         """Where such code has run in the loop, the loop can drive the process again."""
-        if self._busy:
-            self._busy = False
+        if self.busy:
+            self.busy = False
             process.current.driver.free(self.listener)
 
 

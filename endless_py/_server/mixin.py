@@ -236,12 +236,12 @@ class GracefulMixIn:
 
     def shutdown_request(self, request: Any, *arguments: Any, **keywords: Any) -> None:
         """As socketserver's; a connection that migrates is not shut down."""
-        connection = self._listener.connections.get(request)
-        if connection is not None and connection.goes_on:
+        connections = self._listener.connections
+        if connections.going_on and id(request) in connections.going_on:
             self.close_request(request)
         else:
             super().shutdown_request(request, *arguments, **keywords)  # type: ignore[misc]
-            if id(request) in self._listener.connections.active:
+            if id(request) in connections.active:
                 self._ended(request)  # a class that keeps it open does so on its own
 
     def process_request_thread(self, request: Any, *arguments: Any, **keywords: Any) -> None:
@@ -258,10 +258,13 @@ class GracefulMixIn:
         """As socketserver's; the connection is not active any more, and may migrate now."""
         leaves = False
         try:
-            connection = self._listener.connections.get(request)
-            if connection is not None and connection.goes_on:
-                leaves = not connection.parks
-                self._send_off(connection)
+            connections = self._listener.connections
+            if connections.going_on and id(request) in connections.going_on:
+                connections.going_on.discard(id(request))
+                connection = connections.get(request)
+                if connection is not None:
+                    leaves = not connection.parks
+                    self._send_off(connection)
             super().close_request(request, *arguments, **keywords)  # type: ignore[misc]
         finally:
             self._ended(request, leaves)
@@ -286,7 +289,6 @@ class GracefulMixIn:
         """Its handler has ended: take the socket away from it, and let it migrate or be parked."""
         listener, request, state = self._listener, connection.request, connection.leaves_with
         parks, connection.parks, connection.leaves_with = connection.parks, False, None
-        connection.goes_on = False
         timeout = request.gettimeout()
         sock = socket.socket(request.family, request.type, request.proto, fileno=request.detach())
         sock.settimeout(timeout)

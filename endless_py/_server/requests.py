@@ -43,6 +43,7 @@ class Requests:
         self._most = 1
         self._get_request: Callable[[], tuple[Any, Any]] = self._get_by_override
         self._settings = of(server)
+        self._attributes = vars(server)
         self._socket: Any = getattr(server, "socket", None)
         if isinstance(self._socket, ListenerSocket):  # any other one might wait
             get_request = getattr(server.get_request, "__func__", None)
@@ -216,7 +217,7 @@ class Requests:
 
     def _get_connection(self) -> tuple[Any, Any]:
         """As TCPServer.get_request(), without ever waiting."""
-        sock = self._server.socket
+        sock = self._attributes.get("socket", self._socket)
         if sock is not self._socket:  # the program has put another one in its place
             return self._get_by_override()
         taken: tuple[Any, Any] = sock.take()
@@ -224,9 +225,10 @@ class Requests:
 
     def _get_datagram(self) -> tuple[Any, Any]:
         """As UDPServer.get_request(), without ever waiting."""
-        server = self._server
-        sock = server.socket
-        data, client_address = sock.receive(server.max_packet_size)
+        sock = self._attributes.get("socket", self._socket)
+        if sock is not self._socket:  # the program has put another one in its place
+            return self._get_by_override()
+        data, client_address = sock.receive(self._server.max_packet_size)
         return (data, sock), client_address
 
     def _get_by_override(self) -> tuple[Any, Any]:
@@ -297,7 +299,8 @@ class Requests:
         listener, inline = self._listener, self.inline
         listener.inline_thread = listener.loop_thread
         try:  # not inline.code(), which costs as much as the rest of a datagram
-            inline.begin()
+            if not inline.busy:
+                inline.begin()
             server.process_request(request, client_address)
             if self._in_loop and id(request) in listener.connections.active:
                 server._ended(request)  # a class that keeps it open does so on its own
@@ -305,7 +308,10 @@ class Requests:
             inline.log_cut("the handler of", client_address)
             server.shutdown_request(request)
         finally:
-            inline.end()
+            listener.inline_cut = False
+            listener.inline_thread = None
+            if inline.forks or not listener.accepting:
+                inline.end()
 
     def _listen_again(self) -> None:
         """Somebody else has shut down the listener that two processes have, by its descriptor."""

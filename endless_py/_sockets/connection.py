@@ -76,15 +76,14 @@ class Connection:
     arrived_with is the state that its handler in the predecessor gave along (None: a
     fresh connection), leaves_with the state for the successor (None: it does not migrate).
     silent_since is the moment (time.monotonic) from which its client's silence counts, where that
-    is not the one at which its handler began; parks says that it goes to the parking place,
-    goes_on that it does, or leaves.
+    is not the one at which its handler began; parks says that it goes to the parking place.
     """
 
     arrived_with: Optional[bytes] = None
     refused_for: object = None
     leaves_with: Optional[bytes] = None
     silent_since: Optional[float] = None
-    parks = goes_on = False
+    parks = False
     # For `handler_warn_after`: when the present message came, who handles it, whether it was named.
     busy_since: Optional[float] = None
     thread: Optional[int] = None
@@ -200,6 +199,8 @@ class Connections:
 
     def __init__(self) -> None:
         self.active: dict[int, Connection] = {}  # by the id() of the request
+        # Those of them that are parked or leave when their handlers have ended; nearly always none.
+        self.going_on: set[int] = set()
         self.forked: dict[int, ForkedHandler] = {}  # by pid
         self.parked: dict[int, MigratingConnection] = {}  # by descriptor
         self.served = 0  # how often one was given to a handler
@@ -227,11 +228,13 @@ class Connections:
 
     def end(self, request: Any) -> bool:
         """A connection is not active any more; whether it was until now."""
-        connection = self.get(request)
-        if connection is None:
+        key = id(request)
+        try:
+            self.ended.append(self.active[key].count)  # first: who adds up misses none
+        except KeyError:
             return False
-        self.ended.append(connection.count)  # first: who adds up misses none
-        return self.active.pop(id(request), None) is not None
+        self.going_on.discard(key)
+        return self.active.pop(key, None) is not None
 
     def counts(self) -> tuple[int, int]:
         """Return how many are active, and how many of these are idle connections."""
@@ -250,6 +253,7 @@ class Connections:
             with suppress(KeyError):  # it ends right now
                 key, connection = next(iter(list(self.active.items())))
                 self.ended.append(connection.count)
+                self.going_on.discard(key)
                 del self.active[key]
                 left.append(connection)
         return left

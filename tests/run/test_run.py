@@ -267,20 +267,20 @@ def test_take_hup(tmp_path, late):
 
 
 def cpu(*words):
-    """Return the seconds of processor time that a command takes, at best."""
-    best = TIMEOUT
-    for _ in range(15):
-        pid = os.spawnve(os.P_NOWAIT, sys.executable, [sys.executable, *words], environment())
-        _, status, usage = os.wait4(pid, 0)
-        assert status == 0
-        best = min(best, usage.ru_utime + usage.ru_stime)
-    return best
+    """Return the seconds of processor time that a command takes."""
+    pid = os.spawnve(os.P_NOWAIT, sys.executable, [sys.executable, *words], environment())
+    _, status, usage = os.wait4(pid, 0)
+    assert status == 0
+    return usage.ru_utime + usage.ru_stime
 
 
 @pytest.mark.slow
 def test_starting_takes_at_most_30_ms_more(tmp_path):
     script = tmp_path / "imports.py"
     script.write_text("import http.server\n")
-    plain, ours = cpu(str(script)), cpu("-m", "endless_py", "run", str(script))
+    words = [str(script)]
+    # In turn, as the load of the machine may change.
+    taken = [(cpu(*words), cpu("-m", "endless_py", "run", *words)) for _ in range(15)]
+    plain, ours = map(min, zip(*taken))
     # On a machine that is busy everything takes longer; alone, the plain program takes 45 ms here.
     assert ours - plain < 0.030 * max(1.0, plain / 0.045), (plain, ours)
