@@ -13,7 +13,19 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import ROOT, TIMEOUT, Load, Program, connect, environment, free_port, get, slow, until
+from harness import (
+    ROOT,
+    TIMEOUT,
+    Load,
+    Program,
+    connect,
+    environment,
+    free_port,
+    get,
+    often,
+    slow,
+    until,
+)
 from secure import SecureLoad, certificate
 from websocket import WebSocketClient
 from worker_team import wait_settled
@@ -34,7 +46,9 @@ def asgi(folder, *words, workers=3, **more):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("count", "keep_pid"), [(2, "no"), slow(20, "no"), slow(10, "yes")])
+@pytest.mark.parametrize(
+    ("count", "keep_pid"), [(2, "no"), slow(often(20), "no"), slow(often(20), "yes")]
+)
 def test_reloads_under_load_lose_nothing(count, keep_pid, tmp_path):
     addresses, health = (free_port(), tmp_path / "socket"), free_port()
     words = ["-b", f"127.0.0.1:{addresses[0]}", "-b", "unix:socket", "-p", "pid"]

@@ -249,6 +249,7 @@ def test_every_name_is_there_and_is_that_of_its_module():
         endless_py.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_every_name(tmp_path):
     if shutil.which("mypy", path=os.path.dirname(sys.executable)) is None:
         pytest.skip("mypy is not there: pip install mypy")

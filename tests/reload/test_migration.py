@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from custom_code import SERVE, custom
-from harness import TIMEOUT, Program, connect, environment, first, get, held, slow, until
+from harness import TIMEOUT, Program, connect, environment, first, get, held, often, slow, until
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload.counters import Counters
@@ -65,7 +65,11 @@ def need_descriptors(count):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("kind", "reloads"),
-    [("ThreadingHTTPServer", 5), slow("ThreadingHTTPServer", 50), slow("ForkingHTTPServer", 20)],
+    [
+        ("ThreadingHTTPServer", 5),
+        slow("ThreadingHTTPServer", often(50)),
+        slow("ForkingHTTPServer", often(20)),
+    ],
 )
 def test_one_connection_goes_through_many_reloads(kind, reloads):
     with Program("http_server.py", kind, 0) as program:

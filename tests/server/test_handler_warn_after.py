@@ -53,7 +53,9 @@ def test_each_slow_request_is_named_once_with_what_its_thread_does(kind, tmp_pat
         connection.close()
         assert get(running.port)
         assert len(re.findall(NAMED, running.text)) == 2
-        until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) == 1)
+        # No helper is left; a thread that is used again waits for a while.
+        most = 2 if kind == "ReusingHTTPServer" else 1
+        until(lambda: len(list(Path(f"/proc/{pid}/task").iterdir())) <= most)
         running.stop(pid)
 
 

@@ -74,6 +74,11 @@ def slow(*values: object):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def often(most: int) -> int:
+    """How many times: so many in `.ci/run everything`, a quarter of that elsewhere."""
+    return most if "CI_EVERYTHING" in os.environ else most // 4
+
+
 def first(values, count: int = 1) -> list:
     """Return the cases, all but the first of them left to .ci/run."""
     return [*list(values)[:count], *(slow(value) for value in list(values)[count:])]

@@ -14,7 +14,7 @@ import sys
 import time
 
 import pytest
-from harness import Load, Program, connect, environment, get, slow, until
+from harness import Load, Program, connect, environment, first, get, slow, until
 
 from endless_py import ThreadingHTTPServer
 from endless_py._reload import settings
@@ -205,7 +205,7 @@ def test_what_a_replaced_worker_handles_is_finished_and_the_next_one_waits(tmp_p
         program.stop(leader)
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("signal_name", first(["SIGHUP", "SIGTERM"]))
 def test_a_signal_while_a_worker_is_replaced(signal_name, tmp_path):
     with limited(tmp_path, MAX_RSS="100") as program:
         leader = program.wait_serving()
@@ -497,6 +497,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 """
 
 
+@pytest.mark.slow
 def test_a_reload_that_fails_is_tried_again_after_a_growing_pause(tmp_path):
     path, broken = tmp_path / "program.py", tmp_path / "broken"
     path.write_text(BREAKABLE.format(pause=1.5, broken=str(broken)))

@@ -21,6 +21,7 @@ from harness import (
     environment,
     free_port,
     get,
+    often,
     reloads_under,
     slow,
     until,
@@ -55,7 +56,9 @@ def test_reloads_under_load_lose_nothing(name):
     port = free_port()
     factory = "applications:plain" if name == "plain" else f"applications:{name}_app()"
     with wsgi(factory, "-b", f"127.0.0.1:{port}") as program:
-        assert "Traceback" not in reloads_under(Load(port), program, 3 if name == "plain" else 10)
+        assert "Traceback" not in reloads_under(
+            Load(port), program, 3 if name == "plain" else often(20)
+        )
 
 
 @pytest.mark.slow
