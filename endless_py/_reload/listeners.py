@@ -6,6 +6,7 @@ import _thread
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
@@ -263,10 +264,12 @@ class Listeners:
                 other.parking = None
             datagrams = other.binding is not None and other.binding.kind == socket.SOCK_DGRAM
             if served is not None and not datagrams:  # datagrams are answered through it
-                sock = getattr(other.server, "socket", None)
-                if isinstance(sock, socket.socket):
-                    # Not its own method: nobody here has to know that it was closed.
-                    socket.socket.close(sock)
+                sock: Any = getattr(other.server, "socket", None)
+                with suppress(OSError, AttributeError):
+                    if isinstance(sock, socket.socket):
+                        socket.socket.close(sock)  # nobody here has to know that it was closed
+                    else:
+                        sock.close()
         self.all = ()
         self._lock = threading.Lock()
 
