@@ -8,6 +8,8 @@ reusing     ours, with reuse_threads
 nodelay     the standard one, with TCP_NODELAY
 waiting     the standard one, with TCP_NODELAY; it waits for its client and for the end of a pipe
             at once, as a connection must that may have to migrate
+pooled      the standard one, with TCP_NODELAY, and sixteen threads that take what is accepted from
+            a queue, one connection after the other
 counting    the standard one, with the least that tells which handlers are active, until when,
             without polling: an entry in a dict for each, and a pipe for each forked one
 minimal     the standard one, with TCP_NODELAY and the least that reloads at HUP
@@ -22,6 +24,7 @@ computes for N turns of a loop, POST waits for its body. The others echo a line 
 """
 
 import os
+import queue
 import select
 import socket
 import socketserver as std_socketserver
@@ -126,6 +129,23 @@ class Counting:
         self.handlers.pop(id(request), None)
 
 
+class Pooled:
+    """The floor of reuse_threads."""
+
+    def serve_forever(self):
+        self.accepted = queue.SimpleQueue()
+        for _ in range(16):
+            threading.Thread(target=self.work, daemon=True).start()
+        super().serve_forever()
+
+    def work(self):
+        while True:
+            self.process_request_thread(*self.accepted.get())
+
+    def process_request(self, *request):
+        self.accepted.put(request)
+
+
 if library == "waiting":
     drain, _ = os.pipe()
     Answering = Handler
@@ -149,6 +169,8 @@ else:
     Class = getattr(module, name)
 if library == "counting":
     Class = type(name, (Counting, Class), {})
+elif library == "pooled":
+    Class = type(name, (Pooled, Class), {})
 elif library == "minimal":
     from minimal import Minimal
 
@@ -159,7 +181,7 @@ servers = [Class(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 with Class(("127.0.0.1", port), Handler) as server:
-    if library in ("nodelay", "waiting", "minimal"):
+    if library in ("nodelay", "waiting", "pooled", "minimal"):
         server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     os.write(1, b"port %d\n" % server.server_address[1])  # in one piece, among the log's lines
     if count:

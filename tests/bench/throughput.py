@@ -93,7 +93,7 @@ def _requests(settings: Settings, what: str, reusing: float, cost: float, *more:
             program, port = stack.enter_context(server(settings, library, "ThreadingHTTPServer"))
             return _Load(program.pid, seconds, partial(wrk, port, seconds, *more))
 
-        names = [OURS, "reusing", "nodelay", "waiting", STANDARD]
+        names = [OURS, "reusing", "nodelay", "waiting", "pooled", STANDARD]
         loads = {name: load(name) for name in names}
         rates = dict(zip(names, turns(settings.pick(7, 1), *loads.values())))
     fair, rows = "standard class with TCP_NODELAY", []
@@ -101,6 +101,7 @@ def _requests(settings: Settings, what: str, reusing: float, cost: float, *more:
         (OURS, "", 1.0, cost),
         ("reusing", "; reuse_threads", reusing, None),
         ("waiting", "; the floor", None, None),
+        ("pooled", "; a pool of threads, the floor of reuse_threads", None, None),
     ):
         named = f"{what}{label}"
         rows.append(ratio_row(named, fair, rates[name], rates["nodelay"], least))
