@@ -161,7 +161,8 @@ class Soak:
         succeeds = True
         if plan.kind == "cell":
             if hammer and back:
-                program.wait("finishing ", after)
+                for pid in before["pids"]:  # a worker accepts until it is told as well
+                    program.wait(rf"\[{pid}\] .*finishing ", after)
                 opened.append(self._ask(port, "/hold"))
             ports = self._striker.carry_out(plan.cell, program, port, after)
             self._note_killed(ports, last)
