@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 from collections import deque
+from functools import partial
 
 from endless_py._handoff.child import Children
 from endless_py._handoff.started import Started
@@ -129,6 +131,10 @@ class BaseProcess:
         except OSError:
             with self.reserve.lent():
                 return what()
+
+    def load(self, module: str) -> Any:
+        """Import a module that few servers need; there may be no free descriptor to read it."""
+        return self.make(partial(importlib.import_module, module))
 
     # -- orders and events ------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from functools import partial
 
 from endless_py._handoff import greeting, starter
@@ -73,9 +74,13 @@ class Spawn:
 
     def announce(self, *_: object) -> None:
         """Be ready for a reload; in the first generation, say at once what it will do."""
-        self._process.driver.later(partial(starter.import_in_time, self.command))
+        self._process.driver.later(self._import_in_time)
         if self._process.predecessors.parent is None and self._said is None:
             self.keeps_pid()
+
+    def _import_in_time(self) -> None:
+        with suppress(OSError):  # where it cannot be done now a reload does it, if it can
+            self._process.make(partial(starter.import_in_time, self.command))
 
     def greeting(self, generation: int, bridge: bool, kept: bool, ancestor: bool) -> dict[str, Any]:
         """Return what a successor is told first.

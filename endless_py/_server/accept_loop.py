@@ -55,8 +55,7 @@ class AcceptLoop:
         self._collects_own = is_method(server, "collect_children", forking.collect)
         self._slow = slow.watch(self._requests, server)
         if has_limits(server):
-            from endless_py._server import limits  # late: few servers have any
-
+            limits = process.current.load("endless_py._server.limits")
             limits.watch(self._requests, server)
 
     def run(self) -> bool:
@@ -65,7 +64,7 @@ class AcceptLoop:
         self._prepare_listener()
         poller = listener.poller
         if poller is None:
-            poller = listener.poller = self._make_poller()
+            poller = listener.poller = current.make(self._make_poller)
         listener.loop_thread = threading.get_ident()
         listener.settled, listener.slow = None, self._slow
         finished = True

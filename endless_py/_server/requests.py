@@ -103,8 +103,6 @@ class Requests:
 
     def _reuse_threads(self) -> Optional[HandlerThreads]:
         """Have connections served by threads that have served others before, where that works."""
-        from endless_py._server.threads import HandlerThreads  # late: few servers want it
-
         if not starts_threads(self._server):
             process.current.log(
                 log.WARNING,
@@ -114,7 +112,8 @@ class Requests:
                 listener=self._listener,
             )
             return None
-        reused = HandlerThreads(self._server)
+        threads = process.current.load("endless_py._server.threads")
+        reused: HandlerThreads = threads.HandlerThreads(self._server)
         self.process = reused.process
         return reused
 

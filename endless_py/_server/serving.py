@@ -17,6 +17,5 @@ def run_loop(base: type, server: Any, poll_interval: float) -> None:
     if current.runs_main or (settings.of(server).workers == 1 and not hooked):
         AcceptLoop(server, poll_interval).run()
     else:
-        from endless_py._server import workers  # late: most programs are one process
-
+        workers = current.load("endless_py._server.workers")
         workers.serve(base, server, poll_interval)

@@ -12,14 +12,17 @@ from endless_py._server import forking
 from endless_py._server.accept_loop import AcceptLoop
 from endless_py._server.beside import beside_it
 from endless_py._support.sigmask import restore as restore_mask
+from endless_py._workers.board import Board
 from endless_py._workers.count import refuse_other_threads, wanted
+from endless_py._workers.forkserver import ForkServer
+from endless_py._workers.shared import Shared
+from endless_py._workers.team import Team
+from endless_py._workers.worker import Leader, Membership, run
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     import socket
     from typing import Any, NoReturn
-
-    from endless_py._workers.team import Team
 
 
 def serve(base: type, server: Any, poll_interval: float) -> None:
@@ -68,12 +71,6 @@ def _check(server: Any, count: int) -> None:
 
 
 def _make_team(server: Any, poll_interval: float, count: int) -> Team:
-    from endless_py._workers.board import Board
-    from endless_py._workers.forkserver import ForkServer
-    from endless_py._workers.shared import Shared
-    from endless_py._workers.team import Team
-    from endless_py._workers.worker import Leader, Membership, run
-
     current, listener = process.current, server._listener
     leader_pid, board, shared = os.getpid(), Board(count), Shared(lambda: {0: listener})
     others = [other for other in current.listeners.all if other is not listener]
@@ -112,9 +109,7 @@ def _make_team(server: Any, poll_interval: float, count: int) -> Team:
         listener.poller.close()
     kind: type[Team] = Team
     if has_limits(server):
-        from endless_py._workers.replacing import ReplacingTeam  # late: few servers have limits
-
-        kind = ReplacingTeam
+        kind = current.load("endless_py._workers.replacing").ReplacingTeam
     team = kind(current, shared, board, fork_server)
     listener.poller = team.poller(server.fileno())
     return team

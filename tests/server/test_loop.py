@@ -218,6 +218,36 @@ HTTPServer.request_queue_size = 100
         program.stop(pid)
 
 
+@pytest.mark.parametrize("setting", ["reuse_threads = True", "max_requests = 9", "workers = 1"])
+def test_what_few_servers_need_is_loaded_without_a_free_descriptor(setting, tmp_path):
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+class Server(ThreadingHTTPServer):
+    {setting}
+taken = []
+@endless_py.on_worker_start
+def begin(number):
+    "Has the modules for workers loaded."
+@endless_py.on_ready
+def give_back():
+    for descriptor in taken:
+        os.close(descriptor)
+with Server(("127.0.0.1", 0), Handler) as server:
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    server.serve_forever()
+"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        assert get(program.port).startswith("0 ")
+        assert "Errno 24" not in program.text
+        program.stop(pid)
+
+
 @pytest.mark.slow
 def test_a_drain_without_a_free_descriptor_does_not_spin(tmp_path):
     code = f"""{COUNTS}
