@@ -21,6 +21,7 @@ from harness import (
     Load,
     Program,
     connect,
+    cpu,
     environment,
     get,
     reloads_under_load,
@@ -30,12 +31,6 @@ from harness import (
 import endless_py
 
 FORKS = SERVE.replace("ThreadingHTTPServer", "ForkingHTTPServer")
-
-
-def cpu(pid):
-    """Seconds of processor time used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def sockets(pid):

@@ -84,6 +84,12 @@ def first(values, count: int = 1) -> list:
     return [*list(values)[:count], *(slow(value) for value in list(values)[count:])]
 
 
+def cpu(pid: int) -> float:
+    """Seconds of processor time used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with the package in reach."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
