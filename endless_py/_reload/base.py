@@ -276,11 +276,8 @@ class BaseProcess:
 
     def alone(self) -> bool:
         """Whether this process serves and has no living neighbour."""
-        successor = self.successor
         return (
-            self.machine.at_peace
-            and not self.predecessors.living
-            and (successor is None or successor.failure is not None)
+            self.machine.at_peace and not self.predecessors.living and self.living_successor is None
         )
 
     def is_kept_by(self, successor: Optional[Successor]) -> bool:

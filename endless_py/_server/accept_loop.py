@@ -115,13 +115,14 @@ class AcceptLoop:
             current.readiness.say([listener])
         accepts: int = server.fileno() if listener.accepting and self._requests.room.any() else -1
         parking = self._parking
-        parks = parking is not None and parking.place is not None
-        parked = parking.watched() if parking is not None and parks else -1
+        if parking is not None and parking.place is None:
+            parking = None  # nobody has been parked yet
+        parked = -1 if parking is None else parking.watched()
         wait, ends = None, None
         if listener.settled != (accepts, parked, current.driver.concern(listener)):
             ends = self._plan(poller, accepts, parked)
             wait = None if ends is None else max(0.0, ends - time.monotonic())
-        if parking is not None and parks:
+        if parking is not None:
             wait = parking.shorten(wait)
         if self._slow is not None:
             wait = self._slow.shorten(wait)
@@ -150,7 +151,8 @@ class AcceptLoop:
                 handled = self._requests.accept()
             if listener.arrivals:
                 handled = self._requests.serve_arrivals() or handled
-            if parking is not None and parking.place is not None:
+                parking = self._parking  # they may be the first that are
+            if parking is not None:
                 if speaks:
                     parking.serve()
                 parking.look()

@@ -91,7 +91,7 @@ def test_the_pid_stays_and_nothing_is_lost_under_load(kind, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)  # two hundred starts of an interpreter
+@pytest.mark.timeout(240)
 def test_many_reloads_leave_no_zombie_and_no_growth(folder):
     with Program("kept.py", folder) as program:
         pid = program.wait_serving()
