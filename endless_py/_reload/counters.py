@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from endless_py._reload.listener import Listener
     from endless_py._sockets.connection import Connections
 
-_PATIENCE = 2.0  # seconds
+_PATIENCE = 8.0  # seconds; who scrapes waits for 10 by default
 NAMES = (
     "requests",
     "connections_accepted",

@@ -67,11 +67,15 @@ class Driver:
         self.exiting = False
         self.changes = object()  # another one whenever what `driven` says may differ
         self._calm: object = None  # the one of them in which nothing was pending
-        self.pid = os.getpid()  # of the process that serves; a helper runs in no other
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin in this process, as the one that serves."""
+        self.pid = os.getpid()  # a helper runs in no other
         self.in_forked_child()
 
     def in_forked_child(self) -> None:
-        """Locks may be held and threads are gone; so it begins, too."""
+        """Locks may be held and threads are gone."""
         self.stepping = threading.Lock()
         self._lock = threading.Lock()
         self._free: frozenset[Listener] = frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 
@@ -30,6 +31,7 @@ class Forks:
         self._lock = lock
         self._before_fork = before
         self._in_child = in_child
+        self.beside_threads = False  # other threads ran at the last one, and may have held a lock
         self._unwatched = threading.Lock()  # taken once, for good, by who begins to watch
 
     def watch(self) -> None:
@@ -43,6 +45,9 @@ class Forks:
 
     def _before(self) -> None:
         self._before_fork()
+        beside_threads = _thread._count() > 0
+        if beside_threads is not self.beside_threads:  # what is written costs the parent a page
+            self.beside_threads = beside_threads
         self._lock.acquire()
         self._signals.before_fork()
 

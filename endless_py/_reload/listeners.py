@@ -6,7 +6,6 @@ import _thread
 import socket
 import threading
 import time
-from contextlib import suppress
 
 from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
@@ -265,11 +264,13 @@ class Listeners:
             datagrams = other.binding is not None and other.binding.kind == socket.SOCK_DGRAM
             if served is not None and not datagrams:  # datagrams are answered through it
                 sock: Any = getattr(other.server, "socket", None)
-                with suppress(OSError, AttributeError):
+                try:
                     if isinstance(sock, socket.socket):
                         socket.socket.close(sock)  # nobody here has to know that it was closed
                     else:
                         sock.close()
+                except (OSError, AttributeError):
+                    pass
         self.all = ()
         self._lock = threading.Lock()
 

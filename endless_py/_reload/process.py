@@ -119,7 +119,8 @@ class ServerProcess(BaseProcess):
 
     def add(self, listener: Listener) -> None:
         """Note a new server; the first one installs the signal handlers."""
-        self.driver.pid = os.getpid()  # the program may have become a daemon since its import
+        if not self.serving_process():  # it may have become a daemon since its import
+            self.driver.begin()
         listener.in_child = False
         self.forks.watch()
         if not self.worker:
@@ -303,12 +304,13 @@ class ServerProcess(BaseProcess):
             self.fire(Event.EXITING)
 
     def _in_forked_child(self) -> None:
-        """A fork is not a generation. Each call here costs pages that two could have shared."""
+        """A fork is not a generation. A handler's process pays for each page that this touches."""
         served = self.listeners.forked_for()
-        self.counters.in_forked_child()
-        self.beside.in_forked_child()
-        self.driver.in_forked_child()
-        self.files_lock = threading.RLock()
+        if served is None or self.forks.beside_threads:  # else nobody can have held a lock
+            self.counters.in_forked_child()
+            self.beside.in_forked_child()
+            self.driver.in_forked_child()
+            self.files_lock = threading.RLock()
         self.left_orders.clear()
         self.answers.control.close()
         if not self.machine.at_peace:
@@ -322,7 +324,7 @@ class ServerProcess(BaseProcess):
             self.children.in_forked_child()
         if self.listeners.all:  # else it becomes a daemon, and will be what is served
             self.supervisor.in_forked_child()
-        if served is None:  # a handler's process ends soon, and pays for each page that it touches
+        if served is None:
             self.signals.restore()
             self.reserve.in_forked_child()
         else:

@@ -292,7 +292,8 @@ class Signals:
         inherited by a program that it starts.
         """
         self._handler = self._end_handler
-        self._late.clear()
+        if self._late:
+            self._late.clear()
         self._close_pipe()
 
     def take_over(self, handler: Handler) -> None:

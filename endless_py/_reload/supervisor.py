@@ -259,7 +259,8 @@ class Supervisor:
         if self.pid_file is not None:
             self.pid_file = None
             self._hand_on()
-        self.notifier.close()
+        if self.notifier.enabled:
+            self.notifier.close()
 
     def _ping(self) -> None:
         if self.notifier.watchdog is not None:

@@ -41,10 +41,24 @@ def starts_threads(server: Any) -> bool:
 def serves_as_standard(server: Any) -> bool:
     """Whether the program has no say in how a thread serves a connection and lets go of it."""
     methods = ("process_request_thread", "finish_request", "shutdown_request", "close_request")
-    modules = [
-        str(getattr(getattr(getattr(server, name, None), "__func__", None), "__module__", ""))
-        for name in methods
-    ]
+    return _are_standard(server, methods)
+
+
+def closes_nothing(server: Any) -> bool:
+    """Whether the end of a request is nothing but that: a datagram's, of which the program's
+    classes know nothing.
+    """
+    udp = issubclass(type(server), socketserver.UDPServer)
+    return udp and _are_standard(server, ("shutdown_request", "close_request"))
+
+
+def _are_standard(server: Any, names: tuple[str, ...]) -> bool:
+    """Whether each definition of these methods, the ones that others call included, is the standard
+    library's or ours.
+    """
+    places = [vars(server), *map(vars, type(server).__mro__)]
+    found = [place[name] for place in places for name in names if name in place]
+    modules = [str(getattr(method, "__module__", "")) for method in found]
     return all(m == "socketserver" or m.startswith("endless_py._server.") for m in modules)
 
 

@@ -13,7 +13,13 @@ from endless_py._reload.drain import HandlerCut
 from endless_py._reload.settings import of
 from endless_py._server import forking
 from endless_py._server.inline import Inline
-from endless_py._server.methods import acts, handles_inline, starts_threads, verifies
+from endless_py._server.methods import (
+    acts,
+    closes_nothing,
+    handles_inline,
+    starts_threads,
+    verifies,
+)
 from endless_py._server.parking import Parking
 from endless_py._server.room import Room
 from endless_py._sockets.connection import Connection, MigratingConnection
@@ -74,6 +80,7 @@ class Requests:
         self._listener.steady = plain and self._most > 1
         self._was_blocking = False
         self._in_loop = handles_inline(server)
+        self._only_finishes = self._in_loop and closes_nothing(server)
         self._turns_of_one = 0
         self.inline = Inline(self._listener, self._forks)
 
@@ -300,6 +307,10 @@ class Requests:
         try:  # not inline.code(), which costs as much as the rest of a datagram
             if not inline.busy:
                 inline.begin()
+            if self._only_finishes:  # what process_request() calls besides takes as long again
+                server.finish_request(request, client_address)
+                server._ended(request)
+                return
             server.process_request(request, client_address)
             if self._in_loop and id(request) in listener.connections.active:
                 server._ended(request)  # a class that keeps it open does so on its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import math
 import select
@@ -15,6 +16,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Optional
 
+_close = _socket.socket.close
 READ: int = getattr(select, "POLLIN", 1)
 WRITE: int = getattr(select, "POLLOUT", 4)
 LONGEST = 86400.0  # seconds after which who waits looks again: poll() counts little further
@@ -53,8 +55,9 @@ class SelfPipe:
         return found
 
     def close(self) -> None:
-        self._receiver.close()
-        self._sender.close()
+        # Not the method, which writes to more of the page that a forked handler would share.
+        _close(self._receiver)
+        _close(self._sender)
 
 
 class Poller:

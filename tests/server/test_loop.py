@@ -188,6 +188,52 @@ def test_a_forked_handler_holds_neither_listener_nor_channel(tmp_path):
         program.stop(new)
 
 
+def test_a_forked_handler_may_ask_what_another_thread_was_asking_as_it_was_forked(tmp_path):
+    code = """
+class Asks(Handler):
+    def do_GET(self):
+        endless_py.state()
+        super().do_GET()
+
+def ask():
+    while True:
+        endless_py.state()
+
+threading.Thread(target=ask, daemon=True).start()
+with ForkingHTTPServer(("127.0.0.1", 0), Asks) as server:
+    server.serve_forever()
+"""
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        for _ in range(100):
+            assert get(program.port).split()[0] == "0"
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
+def test_a_forked_handler_may_have_a_server_of_its_own(tmp_path):
+    code = """
+class Serves(Handler):
+    def do_GET(self):
+        with HTTPServer(("127.0.0.1", 0), Handler) as own:
+            threading.Thread(target=own.serve_forever).start()
+            with socket.create_connection(own.server_address) as client:
+                client.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+                assert client.makefile("rb").read().startswith(b"HTTP/1.1 200")
+            own.shutdown()
+        super().do_GET()
+
+with ForkingHTTPServer(("127.0.0.1", 0), Serves) as server:
+    server.serve_forever()
+"""
+    with custom(tmp_path, "import socket\n" + code) as program:
+        pid = program.wait_serving()
+        for _ in range(5):
+            assert get(program.port).split()[0] == "0"
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
 def test_without_a_free_descriptor_the_loop_does_not_spin(tmp_path):
     code = f"""
 import resource
