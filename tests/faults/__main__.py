@@ -19,7 +19,7 @@ from string import ascii_lowercase
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 import soak
-from cells import FAULTS, HANDOFFS, STEPS, Cell, every_cell
+from cells import FAULTS, HANDOFFS, STEPS, Cell, every_cell, share
 from trial import Outcome, run
 
 TITLES = {
@@ -82,6 +82,13 @@ def summary(outcomes: dict[Cell, Outcome]) -> str:
     return "\n".join(lines)
 
 
+def a_share(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N, such as 1/2")
+    return int(number), int(of)
+
+
 def matrix(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python tests/faults",
@@ -91,6 +98,13 @@ def matrix(words: list[str]) -> int:
     parser.add_argument("--only", metavar="STEP", choices=list(STEPS), help="this step alone")
     parser.add_argument("--fault", metavar="FAULT", choices=list(FAULTS), help="this fault alone")
     parser.add_argument("--handoff", choices=list(HANDOFFS), help="this handoff alone")
+    parser.add_argument(
+        "--share",
+        metavar="K/N",
+        type=a_share,
+        default=(1, 1),
+        help="the Kth of N shares alone, each with cells of every row and column",
+    )
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="cells at once (4)")
     parser.add_argument(
         "--log", action="store_true", help="say each cell as it comes, and what a bad one logged"
@@ -103,11 +117,13 @@ def matrix(words: list[str]) -> int:
         and given.fault in (None, cell.fault)
         and given.handoff in (None, cell.handoff)
     ]
-    cells = [cell for cell in chosen if not cell.why_not]
+    tried = share([cell for cell in chosen if not cell.why_not], *given.share)
+    missing = sum(1 for cell in chosen if cell.why_not)
+    chosen = [cell for cell in chosen if cell.why_not or cell in tried]
     began = time.monotonic()
     found = []
     with ProcessPoolExecutor(given.jobs) as pool:
-        for outcome in pool.map(run, cells):
+        for outcome in pool.map(run, tried):
             found.append(outcome)
             if given.log:
                 print(f"{outcome.seconds:5.1f} s {outcome.cell}: {outcome.text}", file=sys.stderr)
@@ -131,7 +147,7 @@ def matrix(words: list[str]) -> int:
     named = "; ".join(f"{outcome.cell}: {outcome.bad}" for outcome in bad)
     print(
         f"{len(found)} cells, {len(bad)} bad{named and f' ({named})'}, "
-        f"{len(chosen) - len(cells)} not applicable; "
+        f"{missing} not applicable; "
         f"{time.monotonic() - began:.0f} s, the slowest {slowest:.1f} s; "
         f"CPython {platform.python_version()}, {os.cpu_count()} cores"
     )

@@ -164,3 +164,11 @@ def every_cell() -> list[Cell]:
 def all_cells() -> list[Cell]:
     """Return those that can be tried."""
     return [cell for cell in every_cell() if not cell.why_not]
+
+
+def share(cells: list[Cell], number: int, of: int) -> list[Cell]:
+    """Return one of so many shares, counted from 1, each with cells of every row and column.
+
+    Neighbours are the two victims of one fault, so it goes across.
+    """
+    return [cell for i, cell in enumerate(cells) if (i + i // of) % of == number - 1]

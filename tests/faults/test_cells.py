@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from cells import FAULTS, FORKS, HANDOFFS, LIMITS, STEPS, WITH_WORKERS, all_cells, every_cell
+from cells import (
+    FAULTS,
+    FORKS,
+    HANDOFFS,
+    LIMITS,
+    STEPS,
+    WITH_WORKERS,
+    all_cells,
+    every_cell,
+    share,
+)
 from harness import ROOT, slow
 
 COMMAND = Path(__file__).resolve().parent
@@ -50,6 +60,15 @@ def test_every_step_meets_every_fault_or_says_why_not():
         *((step, fault) for step in FORKS for fault in alike),
     }
     assert all(cell.why_not for cell in every_cell() if (cell.step, cell.fault) in missing)
+
+
+@pytest.mark.parametrize("of", [1, 2, 3])
+def test_the_shares_of_the_matrix_are_all_of_it(of):
+    shares = [share(all_cells(), number, of) for number in range(1, of + 1)]
+    assert sorted(str(cell) for cells in shares for cell in cells) == sorted(map(str, all_cells()))
+    for cells in shares:
+        assert {(c.handoff, c.step) for c in cells} == {(c.handoff, c.step) for c in all_cells()}
+        assert {(c.fault, c.victim) for c in cells} == {(c.fault, c.victim) for c in all_cells()}
 
 
 def test_the_documentation_shows_the_matrix_and_the_soak():
