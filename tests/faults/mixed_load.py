@@ -6,9 +6,7 @@ import http.client
 import threading
 import time
 
-from harness import TIMEOUT, connect
-
-PAUSE = 0.005  # seconds between two requests of a client: several servers share the machine
+from harness import PAUSE, TIMEOUT, connect
 
 
 class Loss:

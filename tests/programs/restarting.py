@@ -10,7 +10,8 @@ import time
 
 while True:
     status = subprocess.call(sys.argv[1:])
-    print(f"ended with {status}", flush=True)
+    sys.stdout.write(f"ended with {status}\n")  # at once: others write to the same pipe
+    sys.stdout.flush()
     if status in (0, -signal.SIGTERM):
         break
     time.sleep(0.2)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import secure
 from custom_code import COUNTS, custom
-from harness import TIMEOUT, connect, get, until
+from harness import TIMEOUT, connect, get, often, until
 
 from endless_py._server import idle
 from endless_py._sockets.connection import (
@@ -659,7 +659,7 @@ def test_a_force_stop_cuts_parked_connections(tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_ten_thousand_idle_connections(tmp_path):
-    count = 10000
+    count = often(10000)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < count + 500:
         pytest.skip(f"needs {count + 500} open files: raise ulimit -Hn")

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from harness import TIMEOUT, Program, first
+from harness import TIMEOUT, Program, first, often
 
 AT_ONCE = 20  # datagrams under way at one time; far less than any socket's buffer holds
 UDP = ["UDPServer", "ThreadingUDPServer", "ForkingUDPServer"]
@@ -69,14 +69,14 @@ def configure(path, cls, address):
 
 @pytest.mark.parametrize("cls", first(UDP) + first(UNIX, 0))
 def test_every_datagram_is_answered_over_twenty_reloads(cls, tmp_path):
-    unix = cls in UNIX
+    unix, last = cls in UNIX, 20 if cls == UDP[0] else often(20)
     address = str(tmp_path / "server") if unix else ["127.0.0.1", 0]
     with Program("echo_servers.py", configure(tmp_path / "config", cls, address)) as program:
         pid = program.wait_serving()
         pids = [pid]
         target = address if unix else ("127.0.0.1", program.port)
         with Asker(target, str(tmp_path / "client") if unix else None) as asker:
-            for generation in range(1, 21):
+            for generation in range(1, last + 1):
                 pid = program.reload(generation, pid)
                 pids.append(pid)
         assert asker.missing == set()

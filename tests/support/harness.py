@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "programs"
 SUPPORT = ROOT / "tests" / "support"
 TIMEOUT = 30.0
+PAUSE = 0.005  # seconds between two requests of a client: several servers share the machine
 
 
 def session_pids(session: int, watchers: bool = False) -> list[int]:
@@ -31,12 +32,12 @@ def session_pids(session: int, watchers: bool = False) -> list[int]:
     The watchers of new generations are left out: they leave with whom they watch, or watch for.
     """
     found = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and (watchers or not is_watcher(int(entry))):
-                    found[int(entry)] = (fields[0], int(fields[1]))
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError):
+            # Most are not, and reading the file of each would be much of what the suite does.
+            if os.getsid(pid) == session and (watchers or not is_watcher(pid)):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                found[pid] = (fields[0], int(fields[1]))
     parents = {*found, os.getpid()}
     return sorted(pid for pid, (state, ppid) in found.items() if state != "Z" or ppid in parents)
 
@@ -264,6 +265,7 @@ def descriptors(pid: int) -> int:
     end, found = time.monotonic() + 0.5, []
     while time.monotonic() < end:
         found.append(len(os.listdir(f"/proc/{pid}/fd")))
+        time.sleep(0.002)
     return min(found)
 
 
@@ -324,7 +326,7 @@ def get(address: object, path: str = "/") -> str:
 
 
 class Load:
-    """Clients of several kinds that ask without a pause; `lost` says what went wrong."""
+    """Clients of several kinds that ask again and again; `lost` says what went wrong."""
 
     def __init__(self, address: object, keep_alive: bool = True):
         self.address = address
@@ -345,6 +347,7 @@ class Load:
                 kind()
             except Exception as error:
                 self.lost.append(f"{kind.__name__}: {error!r}")
+            self._stopping.wait(PAUSE)
 
     def _check(self, connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
         connection.request("GET", path)
@@ -385,6 +388,7 @@ class Load:
                 response = self._check(connection, "/")
                 if response.getheader("Connection") == "close":
                     return
+                self._stopping.wait(PAUSE)
         finally:
             connection.close()
 
