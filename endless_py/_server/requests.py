@@ -24,7 +24,7 @@ from endless_py._server.parking import Parking
 from endless_py._server.room import Room
 from endless_py._sockets.connection import Connection, MigratingConnection
 from endless_py._sockets.parked import ParkingPlace
-from endless_py._sockets.shared import ListenerSocket
+from endless_py._sockets.shared import DONTWAIT, ListenerSocket
 from endless_py._support import log
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from endless_py._server.threads import HandlerThreads
 
+_receive = socket.socket.recvfrom
 _ACCEPTS_PER_TURN = 16  # a signal is looked for in between
 _TURNS_OF_ONE = 16  # after a look for a second connection that found none
 _MOST_ENDED = 256  # connections that have ended, and are not added up
@@ -234,7 +235,7 @@ class Requests:
         sock = self._attributes.get("socket", self._socket)
         if sock is not self._socket:  # the program has put another one in its place
             return self._get_by_override()
-        data, client_address = sock.receive(self._server.max_packet_size)
+        data, client_address = _receive(sock, self._server.max_packet_size, DONTWAIT)
         return (data, sock), client_address
 
     def _get_by_override(self) -> tuple[Any, Any]:
@@ -309,7 +310,7 @@ class Requests:
                 inline.begin()
             if self._only_finishes:  # what process_request() calls besides takes as long again
                 server.finish_request(request, client_address)
-                server._ended(request)
+                listener.connections.end(request)
                 return
             server.process_request(request, client_address)
             if self._in_loop and id(request) in listener.connections.active:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
 _plain = socket.socket
-_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
+DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 _ACCEPT_COPIES_O_NONBLOCK = not sys.platform.startswith("linux")
 
 
@@ -241,7 +241,7 @@ class ListenerSocket(socket.socket):
         O_NONBLOCK would make a handler's sendto() on the same socket fail when a
         queue is full, so the single call is told not to wait.
         """
-        return _plain.recvfrom(self, size, _DONTWAIT)
+        return _plain.recvfrom(self, size, DONTWAIT)
 
     def recvfrom(self, *arguments: Any) -> tuple[bytes, Any]:
         """As socket's; the call of a server's own get_request() never waits."""
