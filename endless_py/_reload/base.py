@@ -69,6 +69,7 @@ class BaseProcess:
         self.generation = 0
         self.group: Optional[Group] = None  # where this generation has more processes
         self.worker = 0  # its number among them; the leader's, and that of the only one, is 0
+        self.in_handler = False  # it was forked to handle a request
         self.bridge = False
         self.orphaned = False  # it was a bridge, or comes from one, and the kept pid is lost
         self.reserve = Reserve()

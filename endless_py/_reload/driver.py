@@ -67,12 +67,13 @@ class Driver:
         self.exiting = False
         self.changes = object()  # another one whenever what `driven` says may differ
         self._calm: object = None  # the one of them in which nothing was pending
-        self.begin()
+        self.begin(anew=True)
 
-    def begin(self) -> None:
-        """Begin in this process, as the one that serves."""
+    def begin(self, anew: bool) -> None:
+        """Begin in this process, as the one that serves; anew forgets all that was to be done."""
         self.pid = os.getpid()  # a helper runs in no other
-        self.in_forked_child()
+        if anew:
+            self.in_forked_child()
 
     def in_forked_child(self) -> None:
         """Locks may be held and threads are gone."""

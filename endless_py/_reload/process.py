@@ -120,7 +120,7 @@ class ServerProcess(BaseProcess):
     def add(self, listener: Listener) -> None:
         """Note a new server; the first one installs the signal handlers."""
         if not self.serving_process():  # it may have become a daemon since its import
-            self.driver.begin()
+            self.driver.begin(anew=self.in_handler)
         listener.in_child = False
         self.forks.watch()
         if not self.worker:
@@ -334,7 +334,7 @@ class ServerProcess(BaseProcess):
         self.listeners.in_forked_child(served)
         if self.group is not None:
             self.group.in_forked_child()
-        self.group, self.worker = None, 0
+        self.group, self.worker, self.in_handler = None, 0, served is not None
 
     def begin_as_worker(self, number: int, group: Group, on_signal: Handler) -> None:
         """In a process that was forked for that: be a worker of this generation."""
