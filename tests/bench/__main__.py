@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 
 import kept
+import overload
 import plots
 import quiet
 import reloads
@@ -33,7 +34,7 @@ BENCHMARKS = {
         *(throughput.keepalive, throughput.connections, throughput.cores),
         *(throughput.wsgi, throughput.echo),
         *(reloads.reload, reloads.end, reloads.latency),
-        *(kept.kept, workers.workers),
+        *(kept.kept, overload.overload, workers.workers),
         *(quiet.idle, quiet.memory, quiet.imports),
     ]
 }

@@ -4,17 +4,22 @@ tcp, udp    echoes by a server, four under way at any time; writes how many came
 latency     a new connection every 2 ms; writes an empty line once it has had an answer, and at its
             end [moment (time.monotonic), seconds, pid] of each
 every       the same, whatever happens: of one that fails the pid is null
+crowd       a new connection every millisecond, however many are under way; writes an empty line
+            when it begins, and at its end the seconds that each answer took, null where none came
 """
 
+import asyncio
 import collections
 import http.client
 import json
+import resource
 import socket
 import sys
 import time
 
 UNDER_WAY = 4  # fewer than the backlog of socketserver, which is five
 INTERVAL = 0.002
+CROWD_INTERVAL, PATIENCE = 0.001, 10.0  # seconds
 LINE = b"x" * 63 + b"\n"
 
 
@@ -74,6 +79,41 @@ def latency(port, seconds, forgiven=()):
             print(flush=True)
         due = max(due + INTERVAL, start)
     return found
+
+
+async def ask_once(port):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return b" 200 " in await reader.read()
+    finally:
+        writer.close()
+
+
+async def one_of_many(port):
+    start = time.monotonic()
+    try:
+        answered = await asyncio.wait_for(ask_once(port), PATIENCE)
+    except (OSError, asyncio.TimeoutError):
+        answered = False
+    return time.monotonic() - start if answered else None
+
+
+async def many(port, seconds):
+    tasks, due = [], time.monotonic()
+    end = due + seconds
+    while due < end:
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        tasks.append(asyncio.ensure_future(one_of_many(port)))
+        due += CROWD_INTERVAL
+    return await asyncio.gather(*tasks)
+
+
+def crowd(port, seconds):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    print(flush=True)
+    return asyncio.run(many(port, seconds))
 
 
 if __name__ == "__main__":

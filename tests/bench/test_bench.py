@@ -24,6 +24,7 @@ ROWS = {
     "end": ["last handler's end"],
     "latency": ["p99 of new connections", "largest of new connections"],
     "kept": ["memory of 5 idle connections; reuse_threads", "20 idle connections", "5 idle"],
+    "overload": ["can fork for, 1 reloads", "can fork for, no reload"],
     "workers": ["workers = 2 | workers = 1", "2 workers, 16 threads each", "each further worker"],
     "idle": ["system calls of an idle server"],
     "memory": ["memory of a fresh server"],
