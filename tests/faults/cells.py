@@ -136,6 +136,12 @@ class Cell(NamedTuple):
         return self.fault == "worker" or (self.fault == "fork" and late)
 
     @property
+    def drains_workers(self) -> bool:
+        """Whether a worker is to be killed that ends as soon as it has nothing to finish."""
+        late = self.step in ("stop accepting", "draining", "migrating")
+        return self.fault == "worker" and self.victim == 0 and late
+
+    @property
     def workers(self) -> int:
         """How many processes of each generation serve."""
         forks = self.step in FORKS and self.fault in LIMITS

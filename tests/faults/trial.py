@@ -136,6 +136,8 @@ class Trial:
                 opened += [self._ask(port, "/hold") for _ in range(cell.workers)]
             if cell.step == "migrating":  # these are sure to be idle
                 opened += [self._ask(port, "/") for _ in range(3)]
+            if cell.drains_workers:  # one of them is still there to be killed
+                opened += [self._ask(port, "/slow?6") for _ in range(3 * cell.workers)]
             striker.place(cell, old)
             os.kill(old, signal.SIGHUP)
             if cell.step == "hammer" and cell.handoff == "back":
