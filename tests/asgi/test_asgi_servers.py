@@ -73,7 +73,7 @@ def test_workers_are_reloaded_under_load(kind, tmp_path):
     port = free_port()
     with start(tmp_path, kind, port, workers=3) as program:
         pid = program.wait_serving()
-        assert len({get(port) for _ in range(9)}) == 3
+        until(lambda: len({get(port) for _ in range(9)}) == 3)
         with Load(port) as load:
             for generation in (1, 2, 3):
                 load.wait_answer(f"{generation - 1} ")

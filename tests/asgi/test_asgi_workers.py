@@ -144,7 +144,7 @@ def test_the_delay_of_a_stop_is_one(tmp_path):
         began = time.monotonic()
         os.killpg(pid, signal.SIGTERM)
         program.wait(r"SIGTERM; goes on accepting for 1.5 s")
-        assert len({get(port).split()[1] for _ in range(9)}) == 3
+        until(lambda: len({get(port).split()[1] for _ in range(9)}) == 3)
         assert get(health, "/readyz").startswith("not ready")
         program.wait("the stop_delay is over; finishing ")
         assert time.monotonic() - began > 1.4

@@ -19,7 +19,7 @@ Seconds = Optional[float]  # that an answer took; None: there was none
 
 def _crowd(settings: Settings, library: str, reloads: int) -> list[Seconds]:
     """What the clients of some seconds have seen, and as many reloads meanwhile."""
-    seconds = settings.pick(12, 1)
+    seconds = 12 if not settings.quick else 0.2
     with server(settings, library, KIND) as (program, port):
         ask(port)
         with start_client(settings, "crowd", port, seconds) as client:

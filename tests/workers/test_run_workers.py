@@ -180,7 +180,7 @@ def test_reloads_under_load_lose_nothing(tmp_path):
                 load.wait_answer(f"{generation} ")
         assert load.lost == []
         wait_settled(program, pid)
-        assert len({get(program.port) for _ in range(9)}) == 3
+        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
         program.stop(pid)
 
 
@@ -376,7 +376,7 @@ def test_a_worker_that_is_killed_under_load_is_replaced(kind, tmp_path):
         after = workers(program.port)
         assert (after[0], after[2]) == (pid, before[2])
         assert after[1] not in before
-        assert len({get(program.port) for _ in range(9)}) == 3
+        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
         wait_settled(program, pid)
         program.stop(pid)
 

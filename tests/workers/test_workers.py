@@ -339,7 +339,7 @@ def test_a_worker_that_is_killed_is_replaced():
         assert after[0] == pid
         assert after[2] == before[2]
         assert after[1] not in before
-        assert len({get(program.port) for _ in range(9)}) == 3
+        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
         wait_settled(program, pid)
         os.kill(after[1], signal.SIGKILL)
         program.wait("another one is started in 1 s")

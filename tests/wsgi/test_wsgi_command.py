@@ -234,7 +234,7 @@ def test_workers_are_told_of_each_other_and_reloaded_as_one():
     port = free_port()
     with wsgi("applications:plain", "-w3", "-b", f"127.0.0.1:{port}") as program:
         pid = program.wait_serving()
-        assert len({get(port).split()[1] for _ in range(9)}) == 3
+        until(lambda: len({get(port).split()[1] for _ in range(9)}) == 3)
         done = subprocess.run(
             [sys.executable, "-m", "endless_py", "status", str(pid)],
             capture_output=True,
