@@ -14,6 +14,7 @@ import sys
 import time
 
 import pytest
+from custom_code import custom
 from harness import Load, Program, connect, environment, first, get, slow, until
 
 from endless_py import ThreadingHTTPServer
@@ -178,6 +179,33 @@ def test_a_worker_that_leaks_is_replaced_and_its_clients_stay(tmp_path):
         kept.close()
         idle.close()
         program.stop(leader)
+
+
+def test_the_pid_of_a_new_worker_is_known_when_it_is_told(tmp_path):
+    """Who forks it says so late: it has said itself that it is there."""
+    code = """
+fork, leader = os.fork, os.getpid()
+
+def slow_fork():
+    pid = fork()
+    if pid and os.getpid() != leader:
+        time.sleep(0.5)
+    return pid
+
+os.fork = slow_fork
+
+class Server(ThreadingHTTPServer):
+    workers, max_requests = 2, 20
+
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever()
+"""
+    with custom(tmp_path, code) as program:
+        program.wait_serving()
+        with Load(program.port) as load:
+            found = program.wait(REPLACED)
+        assert load.lost == []
+        assert int(found[3]) > 0
 
 
 def test_what_a_replaced_worker_handles_is_finished_and_the_next_one_waits(tmp_path):
