@@ -185,7 +185,7 @@ FROM_LEADER: dict[str, Fields] = {
 }
 FROM_WORKER: dict[str, Fields] = {
     "look": {},
-    "up": {},
+    "up": {"pid": is_number},
     "connections": {"items": _is_list},
     "taken": {"ids": _are_numbers},
     "refused": {"ids": _are_numbers},

@@ -292,8 +292,7 @@ class Signals:
         inherited by a program that it starts.
         """
         self._handler = self._end_handler
-        if self._late:
-            self._late.clear()
+        self._late.clear()
         self._close_pipe()
 
     def take_over(self, handler: Handler) -> None:

@@ -48,7 +48,7 @@ def closes_nothing(server: Any) -> bool:
     """Whether the end of a request is nothing but that: a datagram's, of which the program's
     classes know nothing.
     """
-    udp = issubclass(type(server), socketserver.UDPServer)
+    udp = isinstance(server, socketserver.UDPServer)
     return udp and _are_standard(server, ("shutdown_request", "close_request"))
 
 

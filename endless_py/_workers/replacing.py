@@ -44,9 +44,7 @@ class ReplacingTeam(Team):
             self._forget_times()
         super().step()
         newer, older = self._pair()
-        # It may say that it is there before who has forked it says its pid, which is logged.
-        told = newer is not None and (newer.pid or not self._fork_server.lives)
-        if newer is not None and newer.up and told and self.accepts():
+        if newer is not None and newer.up and self.accepts():
             self._swap(newer, older)
         elif self._next() is not None and time.monotonic() >= self._again_at:
             self._begin()

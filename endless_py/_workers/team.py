@@ -155,7 +155,8 @@ class Team(Part):
         process, body = self._process, message.body
         word = body["type"]
         if word == "up":
-            member.up = True
+            # The fork server, which says it as well, may come later.
+            member.up, member.pid = True, body["pid"]
             self._greet(member)
         elif word == "connections":
             take = process.migration.add

@@ -106,7 +106,7 @@ class WholeMembership(Membership):
     def _served(self) -> None:
         if not self._up:
             self._up = True
-            self.say("up")
+            self.say("up", pid=os.getpid())
         elif self.serves_now:  # one more server of it
             self.accept()
 

@@ -296,7 +296,7 @@ def run(membership: Membership, process: ServerProcess, serve: Callable[[], bool
         process.hooks.run_worker_start(number)
         membership.write()
         if not membership.runs_main:
-            membership.say("up")
+            membership.say("up", pid=os.getpid())
         if not serve() and not process.released:
             membership.say("shutdown")
         status = 0
