@@ -12,7 +12,6 @@ import asyncio
 import collections
 import http.client
 import json
-import resource
 import socket
 import sys
 import time
@@ -110,8 +109,6 @@ async def many(port, seconds):
 
 
 def crowd(port, seconds):
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print(flush=True)
     return asyncio.run(many(port, seconds))
 

@@ -10,7 +10,7 @@ from typing import Optional
 
 from harness import TIMEOUT
 from measure import OURS, STANDARD, Row, Settings, ask, server, start_client, turns
-from reloads import MS, hup, p99
+from reloads import MS, p99
 
 KIND = "ForkingHTTPServer"
 RELOADS = 8
@@ -27,11 +27,7 @@ def _crowd(settings: Settings, library: str, reloads: int) -> list[Seconds]:
             pid = program.pid
             for generation in range(1, reloads + 1):
                 time.sleep(seconds / (reloads + 1))
-                if generation == 1:
-                    hup(program)
-                    pid = program.wait_serving(generation)
-                else:
-                    pid = program.reload(generation, pid)
+                pid = program.reload(generation, pid)
             out, _ = client.communicate(timeout=seconds + 2 * TIMEOUT)
     found: list[Seconds] = json.loads(out)
     return found

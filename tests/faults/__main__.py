@@ -118,8 +118,8 @@ def matrix(words: list[str]) -> int:
         and given.handoff in (None, cell.handoff)
     ]
     tried = share([cell for cell in chosen if not cell.why_not], *given.share)
-    missing = sum(1 for cell in chosen if cell.why_not)
-    chosen = [cell for cell in chosen if cell.why_not or cell in tried]
+    missing = [cell for cell in chosen if cell.why_not]
+    chosen = [*missing, *tried]
     began = time.monotonic()
     found = []
     with ProcessPoolExecutor(given.jobs) as pool:
@@ -147,7 +147,7 @@ def matrix(words: list[str]) -> int:
     named = "; ".join(f"{outcome.cell}: {outcome.bad}" for outcome in bad)
     print(
         f"{len(found)} cells, {len(bad)} bad{named and f' ({named})'}, "
-        f"{missing} not applicable; "
+        f"{len(missing)} not applicable; "
         f"{time.monotonic() - began:.0f} s, the slowest {slowest:.1f} s; "
         f"CPython {platform.python_version()}, {os.cpu_count()} cores"
     )

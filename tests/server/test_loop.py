@@ -188,6 +188,15 @@ def test_a_forked_handler_holds_neither_listener_nor_channel(tmp_path):
         program.stop(new)
 
 
+def answers_and_rests(folder, code, times):
+    with custom(folder, code) as program:
+        pid = program.wait_serving()
+        for _ in range(times):
+            assert get(program.port).split()[0] == "0"
+        program.wait_alone(pid)
+        program.stop(pid)
+
+
 def test_a_forked_handler_may_ask_what_another_thread_was_asking_as_it_was_forked(tmp_path):
     code = """
 class Asks(Handler):
@@ -203,12 +212,7 @@ threading.Thread(target=ask, daemon=True).start()
 with ForkingHTTPServer(("127.0.0.1", 0), Asks) as server:
     server.serve_forever()
 """
-    with custom(tmp_path, code) as program:
-        pid = program.wait_serving()
-        for _ in range(100):
-            assert get(program.port).split()[0] == "0"
-        program.wait_alone(pid)
-        program.stop(pid)
+    answers_and_rests(tmp_path, code, 100)
 
 
 def test_a_forked_handler_may_have_a_server_of_its_own(tmp_path):
@@ -226,12 +230,7 @@ class Serves(Handler):
 with ForkingHTTPServer(("127.0.0.1", 0), Serves) as server:
     server.serve_forever()
 """
-    with custom(tmp_path, "import socket\n" + code) as program:
-        pid = program.wait_serving()
-        for _ in range(5):
-            assert get(program.port).split()[0] == "0"
-        program.wait_alone(pid)
-        program.stop(pid)
+    answers_and_rests(tmp_path, code, 5)
 
 
 def test_without_a_free_descriptor_the_loop_does_not_spin(tmp_path):
