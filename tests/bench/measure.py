@@ -19,7 +19,7 @@ import pytest
 from harness import TIMEOUT, Program, environment, free_port
 
 HERE = Path(__file__).resolve().parent
-STANDARD, OURS, MINIMAL = "standard", "endless_py", "minimal"
+STANDARD, OURS, MINIMAL, APART = "standard", "endless_py", "minimal", "apart"
 Value = TypeVar("Value")
 
 

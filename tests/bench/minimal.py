@@ -11,12 +11,14 @@ import socket
 import sys
 
 VARIABLE = "MINIMAL_RELOAD"
+START = "import os, sys; os.fork() and os._exit(0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Minimal:
     """Put to the left of a class of http.server."""
 
     daemon_threads = False
+    apart = False  # the successor is nobody's child
 
     def server_bind(self):
         words = os.environ.pop(VARIABLE, "").split()
@@ -31,6 +33,7 @@ class Minimal:
         self.server_port = self.server_address[1]
 
     def serve_forever(self):
+        self.socket.setblocking(False)  # the other process may be the one that accepts
         called, calls = os.pipe()
         os.set_blocking(calls, False)
         signal.signal(signal.SIGHUP, lambda *_: None)
@@ -56,6 +59,7 @@ class Minimal:
         for descriptor in (self.fileno(), say):
             os.set_inheritable(descriptor, True)
         environment = {**os.environ, VARIABLE: f"{self.fileno()} {say}"}
-        os.posix_spawn(sys.executable, [sys.executable, *sys.argv], environment)
+        between = [sys.executable, "-S", "-c", START] if self.apart else []
+        os.posix_spawn(sys.executable, [*between, sys.executable, *sys.argv], environment)
         os.close(say)
         return heard

@@ -17,6 +17,7 @@ from typing import Callable, Tuple
 
 from harness import TIMEOUT, free_port
 from measure import (
+    APART,
     MINIMAL,
     OURS,
     STANDARD,
@@ -102,8 +103,9 @@ def connect(
 def reload(settings: Settings) -> list[Row]:
     """From HUP to the first answer, less what a start of the same program takes.
 
-    The floor is the least that a server of the standard library needs for a reload. What takes a
-    lot of memory or threads comes after what does not.
+    The floor is the least that a server of the standard library needs for a reload; the second one
+    also starts its successor by a small interpreter, as ours does. What takes a lot of memory or
+    threads comes after what does not.
     """
     megabytes, listeners, idle = (
         settings.pick(1024, 8),
@@ -111,12 +113,13 @@ def reload(settings: Settings) -> list[Row]:
         settings.pick(2000, 5),
     )
     few = settings.pick(7, 1)
-    start, small, bare_start, bare_hup = turns(
+    start, small, bare_start, bare_hup, apart_hup = turns(
         settings.pick(21, 1),
         lambda: _start(settings),
         lambda: _reload(settings)[0],
         lambda: _start(settings, 1, MINIMAL),
         lambda: _reload(settings, library=MINIMAL)[0],
+        lambda: _reload(settings, library=APART)[0],
     )
     start_many, many = turns(
         few, lambda: _start(settings, listeners), lambda: _reload(settings, listeners)[0]
@@ -151,6 +154,13 @@ def reload(settings: Settings) -> list[Row]:
             " ms",
             most=True,
             digits=1,
+        ),
+        at_most(
+            f"{what}, difference; the floor with a successor that is nobody's child",
+            bare,
+            differences(apart_hup, bare_start),
+            None,
+            "ms",
         ),
         at_most(
             f"{what}, {megabytes} MB in use by the incumbent: more than without",

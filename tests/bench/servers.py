@@ -13,6 +13,8 @@ pooled      the standard one, with TCP_NODELAY, and sixteen threads that take wh
 counting    the standard one, with the least that tells which handlers are active, until when,
             without polling: an entry in a dict for each, and a pipe for each forked one
 minimal     the standard one, with TCP_NODELAY and the least that reloads at HUP
+apart       the same, and a small interpreter starts its successor and ends, so that it is nobody's
+            child
 imported    the standard one, in a program that has imported endless_py
 
 It writes `port N` once it listens. COUNT servers (default 1) are served, each but the last by a
@@ -171,8 +173,10 @@ if library == "counting":
     Class = type(name, (Counting, Class), {})
 elif library == "pooled":
     Class = type(name, (Pooled, Class), {})
-elif library == "minimal":
+elif library in ("minimal", "apart"):
     from minimal import Minimal
+
+    Minimal.apart = library == "apart"
 
     Class = type(name, (Minimal, Class), {})
 elif library == "reusing":
@@ -181,7 +185,7 @@ servers = [Class(("127.0.0.1", 0), Handler) for _ in range(count - 1)]
 for server in servers:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 with Class(("127.0.0.1", port), Handler) as server:
-    if library in ("nodelay", "waiting", "pooled", "minimal"):
+    if library in ("nodelay", "waiting", "pooled", "minimal", "apart"):
         server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     os.write(1, b"port %d\n" % server.server_address[1])  # in one piece, among the log's lines
     if count:
