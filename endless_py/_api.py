@@ -222,7 +222,7 @@ class _Owner:
                 setattr(self, name, value)
         for name, value in settings.items():
             if not hasattr(_Owner, name):
-                meant = nearest(name, vars(_Owner))
+                meant = nearest(name, frozenset(vars(_Owner)))
                 hint = f"; {meant} is one" if meant else ""
                 raise TypeError(f"listen() has no argument {name}{hint}")
             setattr(self, name, value)

@@ -91,6 +91,7 @@ class Drain:
     def check(self) -> None:
         """Cut, then abandon, what is still active when its time is over."""
         self._leave_room()
+        self._process.listeners.tell_handlers()
         for listener in self._process.listeners.all:
             now = time.monotonic()
             if listener.drain_deadline is not None and now >= listener.drain_deadline:

@@ -1,9 +1,8 @@
 """Which thread drives the process: a serving loop that is free, else a helper thread.
 
 Each serving loop calls `advance()` when it is woken. Where one of them is always free (its
-handlers have threads of their own, and no method of its class is overridden that might wait)
-it leads: it alone waits for signals and neighbours, so that a process with hundreds of servers
-does not wake them all.
+handlers have threads, and no method of its class is overridden that might wait) it leads: it alone
+waits for signals and neighbours, so that of hundreds of servers only one is woken.
 
 Only while none of them can (before the first loop, after the last, or while a server without
 threads runs a handler in its loop) a helper thread does. A process with a forking server has a
@@ -16,7 +15,7 @@ process does meanwhile.
 
 Nothing that a program calls waits for `stepping`, which is held by the thread that takes a step.
 `_lock` is held for the few lines that change what the threads know of each other. A signal handler
-takes neither; it takes `_helper_lock`, without waiting.
+takes neither, and `_helper_lock` without waiting.
 """
 
 from __future__ import annotations
@@ -172,6 +171,8 @@ class Driver:
 
     def jobs_deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) from which the next job waits no longer."""
+        if self._jobs and self.stepping.locked():  # whoever steps runs it; to look at once spins
+            return time.monotonic() + _JOB_ALONE
         return self._jobs_at if self._jobs else None
 
     def wait_for_jobs(self) -> bool:

@@ -92,7 +92,7 @@ class HearSuccessor:
             self._readiness.heard_adopted(successor, index)  # type: ignore[arg-type]
         elif word == "ready":
             self._readiness.heard_ready(successor, index)
-            self._readiness.check()  # before what it may have said after that
+            self._readiness.check_complete()  # before what it may have said after that
         elif word == "closed":
             self._readiness.heard_closed(body["indexes"])
         elif word == "stopping":

@@ -14,7 +14,8 @@ from collections import deque
 from contextlib import suppress
 
 from endless_py._reload import settings
-from endless_py._sockets.connection import Connections, DrainSignal, MigratingConnection
+from endless_py._sockets.connection import Connections, MigratingConnection
+from endless_py._sockets.drain_signal import DrainSignal
 from endless_py._sockets.listener import Binding
 from endless_py._sockets.parked import ParkingPlace
 from endless_py._sockets.poller import Poller

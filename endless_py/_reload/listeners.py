@@ -9,7 +9,8 @@ import time
 
 from endless_py._reload import settings
 from endless_py._reload.listener import ForeignListener, Listener
-from endless_py._sockets.connection import DrainSignal, say_address
+from endless_py._sockets.connection import say_address
+from endless_py._sockets.drain_signal import DrainSignal
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class Listeners:
     def remove(self, listener: Listener) -> None:
         with self._lock:
             self.all = tuple(other for other in self.all if other is not listener)
+
+    def enter(self, listener: Listener) -> bool:
+        """Its loop begins; whether no other is served."""
+        with self._lock:
+            alone = not any(other.entered for other in self.all)
+            listener.entered = True
+        return alone
 
     def never_wait(self) -> None:
         """Another process, which may have changed the flags of what it shared, has ended."""
@@ -106,7 +114,11 @@ class Listeners:
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which the drain of one has a next step."""
         times = [t for s in self.all for t in (s.drain_deadline, s.abandon_at)]
+        times += [signal.due for signal in self._drain_signals()]
         return min((t for t in times if t is not None), default=None)
+
+    def _drain_signals(self) -> list[DrainSignal]:
+        return [s.drain_signal for s in self.all if s.drain_signal is not None]
 
     # -- what an operator asks for ----------------------------------------
 
@@ -196,6 +208,13 @@ class Listeners:
                 listener.drain_signal.send(listener.migrates_to is not None, hurry)
         return active, longest
 
+    def tell_handlers(self) -> None:
+        """Tell of the drain whom it is time to tell."""
+        now = time.monotonic()
+        for drain_signal in self._drain_signals():
+            if drain_signal.due is not None and now >= drain_signal.due:
+                drain_signal.tell()
+
     def end_drain_time(self) -> None:
         """The time of every drain is over."""
         now = time.monotonic()
@@ -220,6 +239,7 @@ class Listeners:
         """Nobody drains any more, and whoever looks at the next drain signal sees none."""
         for listener in self.all:
             if listener.drain_signal is not None:
+                listener.drain_signal.tell_all()
                 listener.drain_signal = DrainSignal()
             listener.drain_deadline = listener.abandon_at = None
             listener.missing = False

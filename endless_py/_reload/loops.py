@@ -7,7 +7,7 @@ from endless_py._reload.dry_start import DryStart
 from endless_py._reload.listener import Listener
 from endless_py._reload.machine import Event
 from endless_py._reload.readiness import Readiness
-from endless_py._sockets.connection import DrainSignal
+from endless_py._sockets.drain_signal import DrainSignal
 from endless_py._support import log, platform
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
@@ -44,8 +44,8 @@ class Loops:
         says = self._readiness.said_by_loop(listener)
         if first and not says:
             listener.hold()
-        listener.entered = True  # from here on ready() in another thread may speak for it
-        self._begin(first)
+        # From here on ready() in another thread may speak for it.
+        self._begin(process.listeners.enter(listener))
         if not process.machine.accepting:
             listener.move("drain")
         # One that is beside the others may have seen the last of them before that one saw it.
@@ -89,8 +89,11 @@ class Loops:
         if not process.listeners.any_entered() and (closed or not process.pending()):
             process.fire(Event.LEFT)
 
-    def _begin(self, first: bool = True) -> None:
-        """A server begins: from now on this process can be reloaded."""
+    def _begin(self, alone: bool = True) -> None:
+        """A server begins: from now on this process can be reloaded.
+
+        alone says that it is the only one: who begins beside another has nothing to say.
+        """
         process = self._process
         parent = process.predecessors.living_parent()
         if parent and parent.ancestor and not process.listeners.any_ready():
@@ -105,5 +108,5 @@ class Loops:
                 )
                 raise SystemExit(1)
         # Said though it may serve: what says that the last loop has ended may be under way.
-        if first or process.machine.starting:
+        if alone or process.machine.starting:
             process.do(Order(Event.SERVES))

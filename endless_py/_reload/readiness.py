@@ -103,7 +103,8 @@ class Readiness:
             listener.settle()
             if process.machine.accepting:
                 listener.move("ready")
-            listener.wake()
+            if listener.loop_thread != threading.get_ident():
+                listener.wake()
             self._announce(listener, " meanwhile" if process.bridge else f"; {orders}")
             if parent is not None:
                 index = listener.binding.index if listener.binding is not None else None
@@ -141,9 +142,11 @@ class Readiness:
         if process.generation == 0:
             self._supervisor.claim_pid_file()
         with self._lock:
-            complete = all(s.ready for s in process.listeners.all) and not self._told
+            all_ready = all(s.ready for s in process.listeners.all)
+            complete = all_ready and not self._told
             self._told = self._told or complete
-        process.leave(Order(None, call=self._tell_supervisor))
+        if all_ready or self._supervisor.notifier.enabled:  # which is told who is waited for
+            process.leave(Order(None, call=self._tell_supervisor))
         if complete and self._inherit.offers_stacks:
             self._inherit.offers_stacks = False
             stacks.withdraw()
@@ -210,6 +213,13 @@ class Readiness:
 
     def check(self) -> None:
         """While it is awaited: it is ready once everything is served, or fails in the end."""
+        self.check_complete()
+        successor = self._process.living_successor
+        if self._process.machine.awaits and successor is not None:
+            self._check_time(successor)
+
+    def check_complete(self) -> None:
+        """While it is awaited: whether everything is served; it says so listener by listener."""
         successor = self._process.living_successor
         if not self._process.machine.awaits or successor is None:
             return
@@ -225,13 +235,15 @@ class Readiness:
                 grace_ends = successor.first_ready + ADOPTION_GRACE
                 if now < grace_ends:
                     self._grace_ends, complete = grace_ends, False
-        timeout = self._process.listeners.ready_timeout()
         if complete:
             seconds = now - (successor.started or now)
             self._process.fire(Event.READY, f"{successor} is ready after {seconds:.3f} s")
             if successor.superseded:  # it said so before this process counted it as ready
                 self._process.fire(Event.SUPERSEDED)
-        elif successor.started is not None and now >= successor.started + timeout:
+
+    def _check_time(self, successor: Successor) -> None:
+        timeout = self._process.listeners.ready_timeout()
+        if successor.started is not None and time.monotonic() >= successor.started + timeout:
             if successor.child is None and ends_all(successor.pid):
                 successor.started = None
                 self._process.log(

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 
 from endless_py._supervisor import detect
+from endless_py._support.remember import remember
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ def check(server: Any, base: type) -> None:
     for name, value in given.items():
         if name[0] == "_" or not isinstance(value, (int, float, str, os.PathLike, type(None))):
             continue
-        meant = None if hasattr(base, name) else nearest(name, known - given.keys())
+        meant = None if hasattr(base, name) else nearest(name, frozenset(known - given.keys()))
         if meant is not None:
             raise ValueError(
                 f"{type(server).__name__} has {name} = {value!r}: is {meant} meant? (Should it be "
@@ -294,36 +295,38 @@ def _is_library(kind: type) -> bool:
     return kind.__module__.partition(".")[0] in ("endless_py", "socketserver", "http")
 
 
-def nearest(name: str, known: Any) -> Optional[str]:
+@remember  # hundreds of servers have the same names
+def nearest(name: str, known: frozenset[str]) -> Optional[str]:
     """Return which of these names is meant by one that is not among them, None if none is."""
     if name in known or name in _OWN:
         return None
     plain = name.replace("_", "").lower()
     for meant in sorted(known):
         whole = meant.replace("_", "")
-        if _distance(plain, whole) <= 1:  # at 2 retry_timeout would be ready_timeout
-            return str(meant)
+        if _one_slip(plain, whole):  # with two of them retry_timeout would be ready_timeout
+            return meant
     return None
 
 
-def _distance(one: str, other: str) -> int:
-    """Return how many letters are missing, too many, other ones or changed round."""
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, letter in enumerate(one, 1):
-        before, last, row = row, before, [i]
-        for j, wanted in enumerate(other, 1):
-            cost = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != wanted))
-            if last and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
-                cost = min(cost, last[j - 2] + 1)
-            row.append(cost)
-    return row[-1]
+def _one_slip(one: str, other: str) -> bool:
+    """Whether one letter is missing, too many or another one, or two are changed round."""
+    start = 0
+    for a, b in zip(one, other):
+        if a != b:
+            break
+        start += 1
+    one, other = one[start:], other[start:]
+    if one[1:] == other[1:] or one[1:] == other or one == other[1:]:
+        return True
+    return one[:2] == other[1::-1] and one[2:] == other[2:]
 
 
 def seconds(server: Any, name: str) -> float:
     """Return a time that a server has set; what it cannot be counts as the default."""
     owner = of(server)
     value = getattr(owner, name, 0.0)
+    if type(value) in (float, int) and 0 < value <= NO_LIMIT:
+        return float(value)  # asked of hundreds of listeners in each step of a reload
     try:
         _time(name, value)
     except ValueError:  # set while it serves

@@ -123,9 +123,10 @@ class Supervisor:
         listeners = self._process.listeners.all
         if not self.in_charge or self._told or not listeners:
             return False
-        missing = [str(listener) for listener in listeners if not listener.ready]
+        missing = [listener for listener in listeners if not listener.ready]
         if missing:
-            self.notifier.send(STATUS=f"waits until {', '.join(missing)} is served")
+            if self.notifier.enabled:  # of hundreds each one that is ready comes here
+                self.notifier.send(STATUS=f"waits until {', '.join(map(str, missing))} is served")
             return False
         if not self._claimed:
             self._write(os.getpid())

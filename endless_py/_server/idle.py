@@ -19,10 +19,10 @@ from endless_py._sockets.connection import (
     Connection,
     ConnectionState,
     Count,
-    DrainSignal,
     can_be_told,
     say_address,
 )
+from endless_py._sockets.drain_signal import DrainSignal
 from endless_py._sockets.poller import LONGEST
 from endless_py._support import log
 
@@ -151,7 +151,8 @@ class Boundary:
                 self._drain_signal, self._poll = self.listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
                 if self._drain_signal is not None:
-                    self._poll.register(self._drain_signal.fileno(), select.POLLIN)
+                    joined = self._drain_signal.join(self.listener.connections.with_handler())
+                    self._poll.register(joined, select.POLLIN)
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace

@@ -21,7 +21,8 @@ from endless_py._reload.settings import seconds
 from endless_py._server import kept
 from endless_py._server.methods import serves_as_standard
 from endless_py._server.room import Room
-from endless_py._sockets.connection import DrainSignal, MigratingConnection
+from endless_py._sockets.connection import MigratingConnection
+from endless_py._sockets.drain_signal import DrainSignal
 from endless_py._sockets.parked import ParkingPlace, can_park, has_spoken
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import

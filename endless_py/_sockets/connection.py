@@ -137,63 +137,6 @@ class ForkedHandler:
             os.kill(self.pid, signal.SIGKILL)
 
 
-class DrainSignal:
-    """A drain made visible to every handler of a server at once, forked ones included.
-
-    It is a socket pair: its reading end becomes readable, for all and for good, when the
-    serving process closes the writing end, or dies. One byte before that says that idle
-    connections can migrate, or that they have no grace; everybody only peeks at it.
-    """
-
-    def __init__(self) -> None:
-        self.drain = object()  # what it tells of, for who must not keep the sockets open
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._local = True
-        self._sent = False
-        self._migrate = False
-        self.hurries = False  # known once was_sent() is true
-
-    def fileno(self) -> int:
-        return self._reader.fileno()
-
-    def send(self, migrate: bool, hurry: bool = False) -> None:
-        """Start the drain for every handler of this server."""
-        if not self._sent:
-            self._migrate, self.hurries, self._sent = migrate, hurry, True
-            if migrate or hurry:
-                with suppress(OSError):
-                    self._writer.send(b"M" if migrate else b"H")
-            self._writer.close()
-
-    def in_forked_child(self) -> None:
-        """In a forked handler: only the serving process can send it."""
-        self._local = False
-        self._writer.close()
-
-    def was_sent(self) -> bool:
-        """Whether the drain has begun; costs a system call in a forked handler only."""
-        if not self._sent and not self._local:
-            try:
-                word = self._reader.recv(1, socket.MSG_PEEK)
-                self._migrate, self.hurries, self._sent = word == b"M", word == b"H", True
-            except OSError:
-                pass
-        return self._sent
-
-    def migrate(self) -> bool:
-        """Whether it was sent and idle connections can migrate."""
-        return self.was_sent() and self._migrate
-
-    def __del__(self) -> None:
-        # Handlers may look at it for longer than its server lives.
-        try:  # not suppress(), which may be gone when a daemon thread has kept it to the very end
-            self._reader.close()
-            self._writer.close()
-        except AttributeError:  # there was no descriptor for it
-            pass
-
-
 class Connections:
     """The active handlers of one server. Any thread may call; each step on a dict is atomic."""
 

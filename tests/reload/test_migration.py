@@ -159,6 +159,7 @@ def answered():
 
 def look_away():
     while threading.active_count() > 1 or not answered():
+        current.listeners.tell_handlers()
         time.sleep(0.01)
     check()
 

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -18,6 +20,7 @@ import endless_py
 from endless_py._reload.driver import Driver
 from endless_py._reload.hooks import Hooks
 from endless_py._reload.listener import Listener, ListenerState
+from endless_py._reload.listeners import Listeners
 from endless_py._reload.migration import Migration
 from endless_py._reload.signals import Signals
 from endless_py._sockets.connection import Connection, Connections, MigratingConnection
@@ -100,6 +103,20 @@ def test_a_server_is_entered_while_the_last_one_leaves(order, phase):
         timeout=TIMEOUT,
     )
     assert done.stdout == f"{phase}\n", done.stderr
+
+
+def test_of_servers_that_begin_at_once_one_begins_alone():
+    for _ in range(ROUNDS // 10):
+        listeners, alone = Listeners(), []
+        servers = [Mock() for _ in range(3)]
+        for listener in map(Listener, servers):
+            listeners.add(listener)
+
+        def enter(listener, listeners=listeners, alone=alone):
+            alone.append(listeners.enter(listener))
+
+        assert at_once(*(partial(enter, listener) for listener in listeners.all)) == []
+        assert sorted(alone) == [False, False, True]
 
 
 def test_a_queue_that_is_served_and_a_drain_whose_time_is_over():
@@ -275,6 +292,18 @@ def test_jobs_that_are_short_run_one_after_the_other():
     driver.advance()
     assert not overlaps
     assert len(done) == 3 * (ROUNDS // 4)
+
+
+def test_who_waits_while_another_thread_steps_is_not_told_to_look_at_once():
+    """What that step leaves its thread runs; to look for it without end would keep it from that."""
+    driver = Driver(SimpleNamespace(step=lambda: None, pending=lambda: False))
+    assert driver.jobs_deadline() is None
+    driver.later(int)
+    assert driver.jobs_deadline() <= time.monotonic()
+    with driver.stepping:
+        assert driver.jobs_deadline() > time.monotonic()
+    driver.advance()
+    assert driver.jobs_deadline() is None
 
 
 ROLLING = """
