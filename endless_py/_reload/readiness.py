@@ -198,8 +198,7 @@ class Readiness:
             successor.ready.add(index)
             for listener in self._process.handed[index : index + 1]:
                 listener.owns_path = False
-                listener.move("yield")
-                listener.wake()
+                listener.move("yield")  # its loop sees so when it is woken by the next client
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `check()` has something to do."""
