@@ -39,6 +39,8 @@ class Listeners:
     def remove(self, listener: Listener) -> None:
         with self._lock:
             self.all = tuple(other for other in self.all if other is not listener)
+        if listener.drain_signal is not None:  # its handlers may still wait, and be waited for
+            listener.drain_signal.tell_all()
 
     def enter(self, listener: Listener) -> bool:
         """Its loop begins; whether no other is served."""

@@ -198,7 +198,11 @@ class Readiness:
             successor.ready.add(index)
             for listener in self._process.handed[index : index + 1]:
                 listener.owns_path = False
-                listener.move("yield")  # its loop sees so when it is woken by the next client
+                listener.move("yield")
+                # A loop that is alone sees so at its next client, whom others see as well. Where
+                # processes share the listener the kernel may tell one of them alone.
+                if self._process.group is not None:
+                    listener.wake()
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `check()` has something to do."""

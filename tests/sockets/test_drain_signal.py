@@ -64,13 +64,13 @@ def test_who_comes_after_the_drain_has_begun_is_told_at_once():
 
 def test_who_makes_a_crowd_just_as_the_drain_begins_waits_with_the_first(monkeypatch):
     signal = DrainSignal()
-    make = signal._crowd
+    make = signal._add_crowd
 
     def meanwhile():
         signal.send(migrate=True)
-        return make()
+        make()
 
-    monkeypatch.setattr(signal, "_crowd", meanwhile)
+    monkeypatch.setattr(signal, "_add_crowd", meanwhile)
     late = signal.join(CROWD + 1)
     assert told([late]) == {late}
 
@@ -81,7 +81,7 @@ def test_without_descriptors_the_crowds_are_larger(monkeypatch):
     def fails():
         raise OSError(errno.EMFILE, "none left")
 
-    monkeypatch.setattr(signal, "_crowd", fails)
+    monkeypatch.setattr(signal, "_add_crowd", fails)
     waiting = joined(signal, 3 * CROWD)
     assert len(set(waiting)) == 1
     signal.send(migrate=True)
@@ -102,6 +102,24 @@ def test_who_was_not_told_of_a_drain_that_came_to_nothing_looks_for_the_next_one
     listeners.resume()
     assert told(crowds) == crowds
     assert listener.drain_signal is not signal
+    assert signal.due is None
+
+
+def test_who_was_not_told_when_the_server_is_closed_is_told_then():
+    class Server:
+        pass
+
+    server, listeners = Server(), Listeners()
+    listener = Listener(server)
+    signal = listener.drain_signal = DrainSignal()
+    crowds = set(joined(signal, 4 * CROWD))
+    listeners.add(listener)
+    listeners.remove(listener)
+    assert told(crowds) == set()
+    listeners.add(listener)
+    signal.send(migrate=False)
+    listeners.remove(listener)
+    assert told(crowds) == crowds
 
 
 def test_a_forked_handler_is_told_with_the_first_crowd():
