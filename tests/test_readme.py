@@ -300,7 +300,8 @@ class Example:
         self.path = folder / name
 
     def run(self):
-        return Program(command=[sys.executable, self.path.name], cwd=self.path.parent)
+        env = environment(PYTHONUNBUFFERED="1")  # they print as programs do, and flush nothing
+        return Program(command=[sys.executable, self.path.name], cwd=self.path.parent, env=env)
 
 
 SERVERS = ("hello.py", "server.py", "wsgi.py", "third_party.py")
@@ -554,7 +555,7 @@ def test_the_updater_fetches_checks_and_replaces_its_program(tmp_path):
     shelf.mkdir()
     folder.mkdir()
     words = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"]
-    with Program(command=words, cwd=shelf, env=environment()) as published:
+    with Program(command=words, cwd=shelf, env=environment(PYTHONUNBUFFERED="1")) as published:
         port = published.wait(r"port (\d+)")[1]
         example = Example("updater.py", folder, **{"9000": port, "interval=300": "interval=0.1"})
         source = example.path.read_text()

@@ -12,8 +12,6 @@ import endless_py
 from endless_py import socketserver
 from endless_py.http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
-# Line by line: unbuffered, a line's end is written by itself, and the log may come between.
-sys.stdout.reconfigure(line_buffering=True, write_through=False)
 folder = pathlib.Path(sys.argv[1])
 NAMES = os, signal, socket, threading, time, socketserver, HTTPServer, ThreadingHTTPServer
 

@@ -19,7 +19,6 @@ from harness import (
     Load,
     Program,
     connect,
-    environment,
     first,
     free_port,
     get,
@@ -132,8 +131,7 @@ def test_a_connection_stays_open_through_every_hop(folder):
 @pytest.mark.slow
 def test_the_old_program_cleans_up_before_the_new_one_starts(folder):
     (folder / "end").write_text("print('no newline', end='')")  # flushed by the exit alone
-    env = environment(PYTHONUNBUFFERED="")
-    with Program("kept.py", folder, env=env) as program:
+    with Program("kept.py", folder) as program:
         pid = program.wait_serving()
         reload(program, 1, pid)
         text = program.text

@@ -92,8 +92,15 @@ def cpu(pid: int) -> float:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, with the package in reach."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
+    """This process's environment, with the package in reach.
+
+    A program flushes what is waited for: unbuffered, print() writes a line and its end apart, and
+    another process's line may come between.
+    """
+    found = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    if "PYTHONUNBUFFERED" not in more:
+        found.pop("PYTHONUNBUFFERED", None)
+    return found
 
 
 class Program:

@@ -686,7 +686,7 @@ def test_without_a_limit_none_of_it_is_there(workers, tmp_path):
         f"class Server(ThreadingHTTPServer):\n    workers = {workers}\n"
         "    def service_actions(self):\n"
         "        print(self._listener.limits, [m for m in sys.modules if m.endswith(('.limits', "
-        "'.replacing'))])\n"
+        "'.replacing'))], flush=True)\n"
         "with Server(('127.0.0.1', 0), SimpleHTTPRequestHandler) as server:\n"
         "    server.serve_forever()\n"
     )

@@ -121,7 +121,8 @@ def test_one_worker_is_one_process_without_the_code_for_more(tmp_path):
         "class Server(ThreadingHTTPServer):\n"
         "    workers = 1\n"
         "    def service_actions(self):\n"
-        "        print(sorted(m for m in sys.modules if 'worker' in m or 'exclusive' in m))\n"
+        "        found = sorted(m for m in sys.modules if 'worker' in m or 'exclusive' in m)\n"
+        "        print(found, flush=True)\n"
         "with Server(('127.0.0.1', 0), SimpleHTTPRequestHandler) as server:\n"
         "    server.serve_forever()\n"
     )
