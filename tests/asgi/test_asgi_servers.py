@@ -24,6 +24,7 @@ from harness import (
     until,
 )
 from websocket import WebSocketClient
+from worker_team import all_answer
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("uvicorn", "hypercorn", "aiohttp")
@@ -73,7 +74,7 @@ def test_workers_are_reloaded_under_load(kind, tmp_path):
     port = free_port()
     with start(tmp_path, kind, port, workers=3) as program:
         pid = program.wait_serving()
-        until(lambda: len({get(port) for _ in range(9)}) == 3)
+        all_answer(port)
         with Load(port) as load:
             for generation in (1, 2, 3):
                 load.wait_answer(f"{generation - 1} ")

@@ -28,7 +28,7 @@ from harness import (
 )
 from secure import SecureLoad, certificate
 from websocket import WebSocketClient
-from worker_team import wait_settled
+from worker_team import all_answer, wait_settled
 
 if importlib.util.find_spec("uvicorn") is None and "CI_RUN" not in os.environ:
     pytest.skip("uvicorn is not there: pip install '.[test]'", allow_module_level=True)
@@ -84,7 +84,7 @@ def test_kept_connections_are_shared_out(tmp_path):
     port = free_port()
     with asgi(tmp_path, "-b", f"127.0.0.1:{port}", workers=4) as program:
         pid = program.wait_serving()
-        until(lambda: len({get(port) for _ in range(8)}) == 4)  # all are told to accept
+        all_answer(port, 4)  # all are told to accept
         kept, counts = [connect(port) for _ in range(64)], collections.Counter()
         for connection in kept:
             connection.request("GET", "/")
@@ -144,7 +144,7 @@ def test_the_delay_of_a_stop_is_one(tmp_path):
         began = time.monotonic()
         os.killpg(pid, signal.SIGTERM)
         program.wait(r"SIGTERM; goes on accepting for 1.5 s")
-        until(lambda: len({get(port).split()[1] for _ in range(9)}) == 3)
+        all_answer(port)
         assert get(health, "/readyz").startswith("not ready")
         program.wait("the stop_delay is over; finishing ")
         assert time.monotonic() - began > 1.4
@@ -186,14 +186,12 @@ def test_sigkill_of_a_worker_and_of_the_leader(tmp_path):
     port = free_port()
     with asgi(tmp_path, "-b", f"127.0.0.1:{port}") as program:
         pid = program.wait_serving()
-        pids = until(
-            lambda: len(found := {int(get(port).split()[1]) for _ in range(9)}) == 3 and found
-        )
+        pids = {int(answer.split()[1]) for answer in all_answer(port)}
         victim = (pids - {pid}).pop()
         with Load(port) as load:
             os.kill(victim, signal.SIGKILL)
             program.wait(rf"lost worker \d \(pid {victim}\), killed by SIGKILL")
-            until(lambda: len({get(port).split()[1] for _ in range(9)}) == 3)
+            all_answer(port)
         assert len(load.lost) <= 6
         answers = []
         thread = threading.Thread(target=lambda: answers.append(get(port, "/slow?1")))

@@ -21,6 +21,11 @@ def leader_of(address, generation):
     return found["workers"][0]["pid"] if found["generation"] == generation else None
 
 
+def all_answer(address, count=3):
+    """Wait until each of so many processes has answered; return what they said."""
+    return until(lambda: len(found := {get(address) for _ in range(9)}) == count and found)
+
+
 def wait_settled(program, pid, count=3):
     """Wait until this generation's processes are all that is left: its workers, its fork server."""
 

@@ -16,6 +16,7 @@ import time
 import pytest
 from custom_code import custom
 from harness import Load, Program, connect, environment, first, get, slow, until
+from worker_team import all_answer
 
 from endless_py import ThreadingHTTPServer
 from endless_py._reload import settings
@@ -340,7 +341,7 @@ def test_sigkill_while_another_one_is_being_started(whom, tmp_path):
             rf"\(pid {victim}\)" + (", killed" if whom == "older" else " has .* cannot be")
         )
         (tmp_path / "hang").unlink()
-        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
+        all_answer(program.port)
         until(lambda: victim not in program.pids())
         settled(program, leader)
         assert [worker["number"] for worker in state(program.port)["workers"]] == [0, 1, 2]

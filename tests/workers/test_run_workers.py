@@ -28,7 +28,7 @@ from harness import (
     slow,
     until,
 )
-from worker_team import leader_of, state, wait_settled, workers
+from worker_team import all_answer, leader_of, state, wait_settled, workers
 
 KINDS = ("asyncio", "threads")
 
@@ -84,7 +84,7 @@ def shares(port, count=64):
 def test_kept_connections_are_shared_out(kind, tmp_path):
     with start(tmp_path, kind, 4) as program:
         program.wait_serving()
-        until(lambda: len({get(program.port) for _ in range(8)}) == 4)  # all are told to accept
+        all_answer(program.port, 4)  # all are told to accept
         counts = shares(program.port)
         assert len(counts) == 4
         assert all(8 <= count <= 32 for count in counts.values()), counts
@@ -180,7 +180,7 @@ def test_reloads_under_load_lose_nothing(tmp_path):
                 load.wait_answer(f"{generation} ")
         assert load.lost == []
         wait_settled(program, pid)
-        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
+        all_answer(program.port)
         program.stop(pid)
 
 
@@ -376,7 +376,7 @@ def test_a_worker_that_is_killed_under_load_is_replaced(kind, tmp_path):
         after = workers(program.port)
         assert (after[0], after[2]) == (pid, before[2])
         assert after[1] not in before
-        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
+        all_answer(program.port)
         wait_settled(program, pid)
         program.stop(pid)
 

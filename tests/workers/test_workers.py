@@ -25,7 +25,7 @@ from harness import (
     until,
 )
 from secure import SecureLoad, https
-from worker_team import leader_of, state, wait_settled, workers
+from worker_team import all_answer, leader_of, state, wait_settled, workers
 
 
 def start(kind="ThreadingHTTPServer", address=0, workers=3, **more):
@@ -340,7 +340,7 @@ def test_a_worker_that_is_killed_is_replaced():
         assert after[0] == pid
         assert after[2] == before[2]
         assert after[1] not in before
-        until(lambda: len({get(program.port) for _ in range(9)}) == 3)
+        all_answer(program.port)
         wait_settled(program, pid)
         os.kill(after[1], signal.SIGKILL)
         program.wait("another one is started in 1 s")

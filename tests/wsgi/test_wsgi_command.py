@@ -28,6 +28,7 @@ from harness import (
 )
 from secure import SecureLoad, certificate
 from secure import get as get_secure
+from worker_team import all_answer
 
 HERE = Path(__file__).resolve().parent
 COMMAND = [sys.executable, "-m", "endless_py", "wsgi"]
@@ -234,7 +235,7 @@ def test_workers_are_told_of_each_other_and_reloaded_as_one():
     port = free_port()
     with wsgi("applications:plain", "-w3", "-b", f"127.0.0.1:{port}") as program:
         pid = program.wait_serving()
-        until(lambda: len({get(port).split()[1] for _ in range(9)}) == 3)
+        all_answer(port)
         done = subprocess.run(
             [sys.executable, "-m", "endless_py", "status", str(pid)],
             capture_output=True,
