@@ -123,10 +123,9 @@ class Supervisor:
         listeners = self._process.listeners.all
         if not self.in_charge or self._told or not listeners:
             return False
-        missing = [listener for listener in listeners if not listener.ready]
+        missing = [str(listener) for listener in listeners if not listener.ready]
         if missing:
-            if self.notifier.enabled:  # of hundreds each one that is ready comes here
-                self.notifier.send(STATUS=f"waits until {', '.join(map(str, missing))} is served")
+            self.notifier.send(STATUS=f"waits until {', '.join(missing)} is served")
             return False
         if not self._claimed:
             self._write(os.getpid())

@@ -98,8 +98,5 @@ class DrainSignal:
 
     def __del__(self) -> None:
         # Handlers may look at it for longer than its server lives.
-        try:  # not suppress(), which may be gone when a daemon thread has kept it to the very end
-            for each in (*self._crowds, *self._untold):
-                each.close()
-        except AttributeError:  # there was no descriptor for it
-            pass
+        for each in (*self._crowds, *self._untold):
+            each.close()
