@@ -126,9 +126,13 @@ class Listener:
         self.cut = state in (_S.CUT, _S.CUT_CLOSED)
 
     def hold(self) -> None:
-        """Accept nothing before the program has said ready."""
+        """Accept nothing before the program has said ready; another thread may just have done so.
+
+        Who says it sets `ready` before it moves the state, so that one of the two sees the other.
+        """
         with self._lock:
-            self._set(ListenerState.BOUND)
+            if not self.ready:
+                self._set(ListenerState.BOUND)
 
     def move(self, event: str) -> bool:
         """Go where an event of the table leads; whether that is another state."""

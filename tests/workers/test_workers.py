@@ -268,6 +268,41 @@ def test_another_server_of_the_leader_does_not_begin_it_anew(workers, daemon, tm
             assert program.lines.count(f"ends {number}") == 2
 
 
+LATE = """
+import os, time
+from endless_py._reload import process
+from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d end" % os.getpid())
+    def log_message(self, *_): pass
+class Server(ThreadingHTTPServer):
+    workers = 2
+current = process.current
+said_by_loop = current.readiness.said_by_loop
+def late(listener):
+    found = said_by_loop(listener)
+    while current.worker and not current.group.serves_now:
+        time.sleep(0.01)
+    return found
+current.readiness.said_by_loop = late
+with Server(("127.0.0.1", 0), Handler) as server:
+    server.serve_forever()
+"""
+
+
+def test_a_worker_is_told_to_serve_while_its_loop_begins(tmp_path):
+    """Another thread hears that, and the loop held its listener back afterwards, for good."""
+    path = tmp_path / "program.py"
+    path.write_text(LATE)
+    with Program(path) as program:
+        pid = program.wait_serving()
+        all_answer(program.port, 2)
+        program.stop(pid)
+
+
 # -- signals ------------------------------------------------------------------
 
 
