@@ -99,7 +99,8 @@ class Serving:
     async def accept_no_more(self) -> None:
         """What was accepted a moment ago gets its handler; a server's close() would cut it."""
         for listener in self.listeners:
-            self.loop.remove_reader(listener)
+            with suppress(ValueError):  # a force stop has closed it meanwhile
+                self.loop.remove_reader(listener)
             if listener.record.closing:
                 listener.let_go()
         for _ in range(_TURNS):

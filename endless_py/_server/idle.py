@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
     from endless_py._reload.listener import Listener
-    from endless_py._sockets.drain_signal import Crowd
 
 NAME = "_endless_boundary"
 _LINGER = 0.05  # seconds
@@ -52,7 +51,6 @@ class Boundary:
         # Says whether its class allows that it is parked; None: it does not.
         self.may_park: Optional[Callable[[], bool]] = None
         self._drain_signal: Optional[DrainSignal] = None
-        self._crowd: Optional[Crowd] = None  # with whom it waits for that
         self._poll: Any = None
         self._drain_seen = 0.0
 
@@ -153,8 +151,8 @@ class Boundary:
                 self._drain_signal, self._poll = self.listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
                 if self._drain_signal is not None:
-                    self._crowd = self._drain_signal.join(self.listener.connections.with_handler())
-                    self._poll.register(self._crowd.fileno(), select.POLLIN)
+                    joined = self._drain_signal.join(self.listener.connections.with_handler())
+                    self._poll.register(joined, select.POLLIN)
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace
