@@ -223,8 +223,8 @@ def test_what_is_no_number_of_workers_is_refused(tmp_path, value):
     assert "workers must be" in line
 
 
-TWO = """
-import os, threading, endless_py
+PIDS = """
+import os, threading, time, endless_py
 from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -232,6 +232,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"%d end" % os.getpid())
     def log_message(self, *_): pass
+"""
+
+TWO = """
 class Server(ThreadingHTTPServer):
     workers = {workers}
 other = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -254,7 +257,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 def test_another_server_of_the_leader_does_not_begin_it_anew(workers, daemon, tmp_path):
     """It is started where the documentation says, by what is called for each process once."""
     path = tmp_path / "program.py"
-    path.write_text(TWO.format(workers=workers, daemon=daemon))
+    path.write_text(PIDS + TWO.format(workers=workers, daemon=daemon))
     with Program(path) as program:
         pid = program.wait_serving(count=2)
         new = program.reload(1, pid, 2)
@@ -269,15 +272,7 @@ def test_another_server_of_the_leader_does_not_begin_it_anew(workers, daemon, tm
 
 
 LATE = """
-import os, time
 from endless_py._reload import process
-from endless_py.http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"%d end" % os.getpid())
-    def log_message(self, *_): pass
 class Server(ThreadingHTTPServer):
     workers = 2
 current = process.current
@@ -296,7 +291,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
 def test_a_worker_is_told_to_serve_while_its_loop_begins(tmp_path):
     """Another thread hears that, and the loop held its listener back afterwards, for good."""
     path = tmp_path / "program.py"
-    path.write_text(LATE)
+    path.write_text(PIDS + LATE)
     with Program(path) as program:
         pid = program.wait_serving()
         all_answer(program.port, 2)
