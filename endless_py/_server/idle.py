@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Optional
 
     from endless_py._reload.listener import Listener
+    from endless_py._sockets.drain_signal import Crowd
 
 NAME = "_endless_boundary"
 _LINGER = 0.05  # seconds
@@ -51,6 +52,7 @@ class Boundary:
         # Says whether its class allows that it is parked; None: it does not.
         self.may_park: Optional[Callable[[], bool]] = None
         self._drain_signal: Optional[DrainSignal] = None
+        self._crowd: Optional[Crowd] = None  # with whom it waits for that
         self._poll: Any = None
         self._drain_seen = 0.0
 
@@ -140,7 +142,8 @@ class Boundary:
                 if self.can_migrate(handler) and self._leave(handler):
                     return False
                 if self._drain_signal is not None or self._poll is None:
-                    self._drain_signal, self._poll = None, select.poll()
+                    self._crowd = self._drain_signal = None
+                    self._poll = select.poll()
                     self._poll.register(descriptor, select.POLLIN)
                     self._drain_seen = time.monotonic()
                 signal = self.listener.drain_signal
@@ -148,11 +151,12 @@ class Boundary:
                 if signal is None or not signal.hurries:
                     grace += seconds(handler.server, "keepalive_grace")
             elif self._poll is None or self._drain_signal is not self.listener.drain_signal:
+                self._crowd = None  # before the signal that it is of
                 self._drain_signal, self._poll = self.listener.drain_signal, select.poll()
                 self._poll.register(descriptor, select.POLLIN)
                 if self._drain_signal is not None:
-                    joined = self._drain_signal.join(self.listener.connections.with_handler())
-                    self._poll.register(joined, select.POLLIN)
+                    self._crowd = self._drain_signal.join(self.listener.connections.with_handler())
+                    self._poll.register(self._crowd.reader, select.POLLIN)
             ends = until
             if grace is not None and (until is None or grace < until):
                 ends = grace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
 
@@ -17,55 +18,76 @@ _CROWD = 64  # threads that are told at once
 _PAUSE = 0.005  # seconds from one crowd to the next; who tells them needs a turn as well
 
 
+class Crowd:
+    """Those who wait on one socket pair. It must have no __del__(): a weak reference to it would
+    still be found while that runs.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self.writer = socket.socketpair()
+        self.reader.setblocking(False)
+
+
 class DrainSignal:
     """The handlers wait in crowds, which are told one after the other.
 
-    Each crowd has a socket pair: its reading end becomes readable, for all and for good, when the
-    serving process says a byte and closes the writing end, or dies. The byte says whether idle
-    connections can migrate, and whether they have a grace; everybody only peeks at it. A forked
-    handler is always in the first crowd.
+    A crowd's reading end becomes readable, for all and for good, when the serving process says a
+    byte and closes the writing end, or dies. The byte says whether idle connections can migrate,
+    and whether they have a grace; everybody only peeks at it. A forked handler is always in the
+    first crowd; another one is there for as long as a handler of it is.
     """
 
     def __init__(self) -> None:
         self.drain = object()  # what it tells of, for who must not keep the sockets open
-        self._crowds: list[socket.socket] = []  # their reading ends; only ever appended to
-        self._untold: deque[socket.socket] = deque()  # the writing ends, which one thread takes
+        self._first = Crowd()
+        self._others: dict[int, weakref.ref[Crowd]] = {}
+        self._untold: deque[Crowd] = deque()  # once it was sent
         self._joined = 0
         self.due: Optional[float] = None  # when the next crowd is told (time.monotonic)
         self._local = True
         self._sent = False
         self._migrate = False
         self.hurries = False  # known once was_sent() is true
-        self._add_crowd()
 
-    def _add_crowd(self) -> None:
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
-        self._untold.append(writer)
-        self._crowds.append(reader)
+    def _living(self) -> list[Crowd]:
+        others = [found() for found in list(self._others.values())]
+        return [self._first, *(crowd for crowd in others if crowd is not None)]
 
-    def join(self, handlers: int) -> int:
-        """Return the descriptor on which one more handler of so many is to wait."""
-        crowds = self._crowds
-        if self._local and not self._sent:
-            if handlers > _CROWD * len(crowds):
-                with suppress(OSError):  # without descriptors the crowds are larger
-                    self._add_crowd()
-            self._joined += 1
-            if not self._sent:  # else who sends may have seen the last crowd before this one
-                return crowds[self._joined % len(crowds)].fileno()
-        return crowds[0].fileno()
+    def _add_crowd(self) -> Crowd:
+        crowd, others = Crowd(), self._others
+        key, reader, writer = id(crowd), crowd.reader, crowd.writer
+
+        def gone(_: object) -> None:
+            others.pop(key, None)
+            reader.close()
+            writer.close()
+
+        others[key] = weakref.ref(crowd, gone)
+        return crowd
+
+    def join(self, handlers: int) -> Crowd:
+        """Return the crowd of one more handler of so many, which keeps it while it waits."""
+        if not self._local or self._sent:
+            return self._first
+        crowds = self._living()
+        if handlers > _CROWD * len(crowds):
+            with suppress(OSError):  # without descriptors the crowds are larger
+                crowds.append(self._add_crowd())
+        self._joined += 1
+        # Who sends takes the crowds that it sees once it was sent, which may be without this one.
+        return self._first if self._sent else crowds[self._joined % len(crowds)]
 
     def send(self, migrate: bool, hurry: bool = False) -> None:
         """Start the drain for every handler of this server: `tell()` is to be called when due."""
         if not self._sent:
             self._migrate, self.hurries, self._sent = migrate, hurry, True
+            self._untold.extend(self._living())
             self.tell()
 
     def tell(self) -> None:
         """Tell the next crowd."""
         with suppress(IndexError):
-            writer = self._untold.popleft()
+            writer = self._untold.popleft().writer
             with suppress(OSError):
                 writer.send(b"M" if self._migrate else b"H" if self.hurries else b"D")
             writer.close()
@@ -73,20 +95,20 @@ class DrainSignal:
 
     def tell_all(self) -> None:
         """Nobody will call `tell()` any more; those who were not told look as well."""
-        while self._sent and self._untold:
+        while self._untold:
             self.tell()
 
     def in_forked_child(self) -> None:
         """In a forked handler: only the serving process can send it."""
         self._local = False
-        for writer in self._untold:
-            writer.close()
+        for crowd in self._living():
+            crowd.writer.close()
 
     def was_sent(self) -> bool:
         """Whether the drain has begun; costs a system call in a forked handler only."""
         if not self._sent and not self._local:
             try:
-                word = self._crowds[0].recv(1, socket.MSG_PEEK)
+                word = self._first.reader.recv(1, socket.MSG_PEEK)
                 self._migrate, self.hurries, self._sent = word == b"M", word == b"H", True
             except OSError:
                 pass
@@ -98,5 +120,8 @@ class DrainSignal:
 
     def __del__(self) -> None:
         # Handlers may look at it for longer than its server lives.
-        for each in (*self._crowds, *self._untold):
-            each.close()
+        try:  # not suppress(), which may be gone when a daemon thread has kept it to the very end
+            self._first.reader.close()
+            self._first.writer.close()
+        except AttributeError:  # there was no descriptor for it
+            pass

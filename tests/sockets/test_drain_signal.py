@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import time
 
 import pytest
@@ -18,12 +17,13 @@ from endless_py._sockets.drain_signal import DrainSignal
 CROWD = drain_signal._CROWD
 
 
-def told(descriptors):
+def told(crowds):
     """Return which of these wake who waits on them."""
     poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    return {descriptor for descriptor, _ in poll.poll(0)}
+    for crowd in crowds:
+        poll.register(crowd.reader, select.POLLIN)
+    found = {descriptor for descriptor, _ in poll.poll(0)}
+    return {crowd for crowd in crowds if crowd.reader.fileno() in found}
 
 
 def joined(signal, handlers):
@@ -44,7 +44,7 @@ def test_crowd_after_crowd_is_told_until_all_are():
         signal.tell()
         counts.append(len(told(crowds)))
     assert counts == [1, 2, 3]
-    assert {socket.socket(fileno=os.dup(each)).recv(9) for each in crowds} == {b"M"}
+    assert {each.reader.recv(9) for each in crowds} == {b"M"}
 
 
 def test_those_who_come_and_go_are_one_crowd_however_many_they_have_been():
@@ -68,7 +68,7 @@ def test_who_makes_a_crowd_just_as_the_drain_begins_waits_with_the_first(monkeyp
 
     def meanwhile():
         signal.send(migrate=True)
-        make()
+        return make()
 
     monkeypatch.setattr(signal, "_add_crowd", meanwhile)
     late = signal.join(CROWD + 1)
@@ -88,15 +88,23 @@ def test_without_descriptors_the_crowds_are_larger(monkeypatch):
     assert told(waiting[:1]) == {waiting[0]}
 
 
-def test_who_was_not_told_of_a_drain_that_came_to_nothing_looks_for_the_next_one():
-    class Server:
-        pass
+class Server:
+    pass
 
+
+def served():
+    """Return a server, its listener among others, and the crowds that wait for its drain."""
     server, listeners = Server(), Listeners()
     listener = Listener(server)
-    signal = listener.drain_signal = DrainSignal()
-    crowds = set(joined(signal, 4 * CROWD))
+    listener.drain_signal = DrainSignal()
+    crowds = set(joined(listener.drain_signal, 4 * CROWD))
     listeners.add(listener)
+    return server, listeners, listener, crowds
+
+
+def test_who_was_not_told_of_a_drain_that_came_to_nothing_looks_for_the_next_one():
+    _server, listeners, listener, crowds = served()
+    signal = listener.drain_signal
     signal.send(migrate=True)
     assert len(told(crowds)) == 1
     listeners.resume()
@@ -106,20 +114,22 @@ def test_who_was_not_told_of_a_drain_that_came_to_nothing_looks_for_the_next_one
 
 
 def test_who_was_not_told_when_the_server_is_closed_is_told_then():
-    class Server:
-        pass
-
-    server, listeners = Server(), Listeners()
-    listener = Listener(server)
-    signal = listener.drain_signal = DrainSignal()
-    crowds = set(joined(signal, 4 * CROWD))
-    listeners.add(listener)
+    _server, listeners, listener, crowds = served()
     listeners.remove(listener)
     assert told(crowds) == set()
     listeners.add(listener)
-    signal.send(migrate=False)
+    listener.drain_signal.send(migrate=False)
     listeners.remove(listener)
     assert told(crowds) == crowds
+
+
+def test_a_crowd_whose_last_handler_has_ended_is_gone():
+    signal = DrainSignal()
+    before = set(os.listdir("/dev/fd"))
+    waiting = joined(signal, 4 * CROWD)
+    assert len(set(os.listdir("/dev/fd"))) == len(before) + 3 * 2
+    del waiting[:]
+    assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
 def test_a_forked_handler_is_told_with_the_first_crowd():
@@ -133,7 +143,7 @@ def test_a_forked_handler_is_told_with_the_first_crowd():
             mine = signal.join(1)
             before = signal.was_sent()
             os.write(say, b"waits\n")
-            select.select([mine], [], [], 30)
+            select.select([mine.reader], [], [], 30)
             os.write(say, f"{before} {signal.was_sent()} {signal.migrate()}\n".encode())
         finally:
             os._exit(0)
