@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import contextlib
 import hashlib
 import http.client
 import inspect
@@ -421,8 +422,19 @@ def test_workers_that_have_served_enough(tmp_path):
         line = r"worker \d \(pid \d+\) has handled 20 requests \(max_requests\): pid \d+ takes"
         while not re.search(line, program.text) or "started generation 1" not in program.text:
             get(program.port)
-        os.kill(program.wait_serving(1), signal.SIGTERM)
-        program.wait_alone(None)
+        program.wait_serving(1)
+        stopped: set[str] = set()
+
+        def nobody_is_left():  # these questions may have been enough for one more reload
+            for pid in re.findall(r"\[(\d+)\] generation \d+: serves ", program.text):
+                if pid not in stopped:
+                    stopped.add(pid)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGTERM)
+            program.process.poll()
+            return not program.pids()
+
+        until(nobody_is_left)
 
 
 def test_workers_of_an_asyncio_server(tmp_path):

@@ -115,12 +115,12 @@ def test_the_connections_of_all_are_counted():
     env = environment(ENDLESS_PY_WORKERS="3", ENDLESS_PY_HEALTH=f"127.0.0.1:{where}")
     with Program("http_server.py", "ThreadingHTTPServer", 0, env=env) as program:
         leader, port = served(program, where)
-        kept = [connect(port) for _ in range(9)]
+        kept = []
         pids = set()
-        for connection in kept:
-            connection.request("GET", "/")
-            pids.add(connection.getresponse().read().split()[1])
-        assert len(pids) == 3
+        while len(pids) < 3:  # which of them accepts is the kernel's choice
+            kept.append(connect(port))
+            kept[-1].request("GET", "/")
+            pids.add(kept[-1].getresponse().read().split()[1])
 
         def idle():
             found = re.findall(r'^endless_py_connections_idle\{.*:(\d+)"\} (\d+)$', page(), re.M)
@@ -129,7 +129,7 @@ def test_the_connections_of_all_are_counted():
         def page():
             return get(where, "/metrics")
 
-        until(lambda: idle() == "9")
+        until(lambda: idle() == str(len(kept)))
         for connection in kept:
             connection.close()
         until(lambda: idle() == "0")
