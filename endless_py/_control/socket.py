@@ -211,6 +211,10 @@ class ControlSocket:
         if kept is not None:
             os.close(kept)
 
+    def descriptors(self) -> list[int]:
+        """Return the one to which commands connect; a forked child has to give it up."""
+        return [] if self._socket is None else [self._socket.fileno()]
+
     def keep_for_exec(self) -> Optional[int]:
         """Return the descriptor that is to outlast an exec: who connects meanwhile waits in its
         queue. What is asked already ends with the exec, as with the end of the process.

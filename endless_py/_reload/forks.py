@@ -21,17 +21,18 @@ class Forks:
         signals: Signals,
         lock: threading.RLock,
         before: Callable[[], None],
-        in_child: Callable[[], None],
+        in_child: Callable[[bool], None],
     ) -> None:
         """lock is held while a successor is started: a fork in the middle would keep its pipes.
 
-        before() and in_child() are called before a fork, and in its child.
+        before() is called before a fork, and in its child in_child(), with whether other threads
+        ran beside it, which may have held a lock.
         """
         self._signals = signals
         self._lock = lock
         self._before_fork = before
         self._in_child = in_child
-        self.beside_threads = False  # other threads ran at the last one, and may have held a lock
+        self._beside_threads = False  # other threads ran at the last one
         self._unwatched = threading.Lock()  # taken once, for good, by who begins to watch
 
     def watch(self) -> None:
@@ -46,8 +47,8 @@ class Forks:
     def _before(self) -> None:
         self._before_fork()
         beside_threads = _thread._count() > 0
-        if beside_threads is not self.beside_threads:  # what is written costs the parent a page
-            self.beside_threads = beside_threads
+        if beside_threads is not self._beside_threads:  # what is written costs the parent a page
+            self._beside_threads = beside_threads
         self._lock.acquire()
         self._signals.before_fork()
 
@@ -57,6 +58,6 @@ class Forks:
 
     def _after_in_child(self) -> None:
         try:
-            self._in_child()
+            self._in_child(self._beside_threads)
         finally:
             self._after()

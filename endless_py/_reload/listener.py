@@ -223,6 +223,11 @@ class Listener:
         if poller is not None:
             poller.interrupt()
 
+    @property
+    def datagrams(self) -> bool:
+        """Whether it receives them, so that a handler answers through it."""
+        return self.binding is not None and self.binding.kind == socket.SOCK_DGRAM
+
     def close(self) -> None:
         """Give back what waking the loop needs; only after the loop's end."""
         poller = self.poller

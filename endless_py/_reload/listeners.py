@@ -283,8 +283,7 @@ class Listeners:
             if other.parking is not None:
                 other.parking.in_forked_child()
                 other.parking = None
-            datagrams = other.binding is not None and other.binding.kind == socket.SOCK_DGRAM
-            if served is not None and not datagrams:  # datagrams are answered through it
+            if served is not None and not other.datagrams:
                 sock: Any = getattr(other.server, "socket", None)
                 try:
                     if isinstance(sock, socket.socket):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 from functools import partial
 
 from endless_py._handoff.channel import Channel
@@ -18,6 +17,7 @@ from endless_py._reload.bridge import Bridge
 from endless_py._reload.drain import Drain
 from endless_py._reload.dry_start import DryStart
 from endless_py._reload.exit import Exit
+from endless_py._reload.forked_child import ForkedChild
 from endless_py._reload.forks import Forks
 from endless_py._reload.hear import HearPredecessors, HearSuccessor
 from endless_py._reload.inherit import Inherit
@@ -90,8 +90,11 @@ class ServerProcess(BaseProcess):
         }
         if log.standard_error.problem:
             self._warn(f"{log.VARIABLE} is ignored: {log.standard_error.problem}; info counts")
+        self.forked_child = ForkedChild(
+            self, self.supervisor, self.report, self.answers, self.orders
+        )
         self.forks = Forks(
-            self.signals, self.spawn.fork_lock, self.inherit.before_fork, self._in_forked_child
+            self.signals, self.spawn.fork_lock, self.inherit.before_fork, self.forked_child.begin
         )
         atexit.register(self._at_exit)
         self.dry_start = DryStart(os.environ, self._warn)
@@ -119,6 +122,7 @@ class ServerProcess(BaseProcess):
 
     def add(self, listener: Listener) -> None:
         """Note a new server; the first one installs the signal handlers."""
+        self.forked_child.settle()
         if not self.serving_process():  # it may have become a daemon since its import
             self.driver.begin(anew=self.in_handler)
         listener.in_child = False
@@ -132,6 +136,7 @@ class ServerProcess(BaseProcess):
 
     def remove(self, listener: Listener) -> None:
         """Forget a server that was closed; the last one gives the signals back."""
+        self.forked_child.settle()
         self.listeners.remove(listener)
         if listener.owns_path and listener.binding is not None and self.serving_process():
             # An incumbent that this process leaves without a word serves there again.
@@ -302,39 +307,6 @@ class ServerProcess(BaseProcess):
             self.driver.advance()
         with self.driver.stepping:
             self.fire(Event.EXITING)
-
-    def _in_forked_child(self) -> None:
-        """A fork is not a generation. A handler's process pays for each page that this touches."""
-        served = self.listeners.forked_for()
-        if served is None or self.forks.beside_threads:  # else nobody can have held a lock
-            self.counters.in_forked_child()
-            self.beside.in_forked_child()
-            self.driver.in_forked_child()
-            self.files_lock = threading.RLock()
-        self.left_orders.clear()
-        self.answers.control.close()
-        if not self.machine.at_peace:
-            self.report.in_forked_child()
-        if self.predecessors.older:
-            self.predecessors.in_forked_child()
-        if self.living_successor is not None:
-            self.living_successor.in_forked_child()
-        self.successor = None
-        if self.children.leaving:
-            self.children.in_forked_child()
-        if self.listeners.all:  # else it becomes a daemon, and will be what is served
-            self.supervisor.in_forked_child()
-        if served is None:
-            self.signals.restore()
-            self.reserve.in_forked_child()
-        else:
-            self.signals.in_handler_process()
-        if self.orders.terminal is not None:
-            self.orders.terminal.close()
-        self.listeners.in_forked_child(served)
-        if self.group is not None:
-            self.group.in_forked_child()
-        self.group, self.worker, self.in_handler = None, 0, served is not None
 
     def begin_as_worker(self, number: int, group: Group, on_signal: Handler) -> None:
         """In a process that was forked for that: be a worker of this generation."""

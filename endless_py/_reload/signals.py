@@ -269,7 +269,7 @@ class Signals:
                 self._give_back(number, before)
         self._previous = {}
         self._installed = False
-        self._close_pipe()
+        self.close_pipe()
 
     def before_fork(self) -> None:
         """Hold back what a child would write to this process's pipe until it lets go of that.
@@ -289,11 +289,10 @@ class Signals:
         """In a forked handler of requests signals mean something else from now on.
 
         The handlers stay: each signal() would cost it pages of memory, and SIG_IGN would be
-        inherited by a program that it starts.
+        inherited by a program that it starts. The pipe is to be given up as well.
         """
         self._handler = self._end_handler
         self._late.clear()
-        self._close_pipe()
 
     def take_over(self, handler: Handler) -> None:
         """In a process that was forked to serve: what the parent's meant is this handler's."""
@@ -310,7 +309,11 @@ class Signals:
         if role == STOP:
             signal.signal(number, signal.SIG_DFL)
 
-    def _close_pipe(self) -> None:
+    def descriptors(self) -> list[int]:
+        """Return those of the pipe, which a forked child has to give up."""
+        return [] if self._pipe is None else [self._pipe.fileno(), self._pipe.sender()]
+
+    def close_pipe(self) -> None:
         if self._pipe is not None:
             now = signal.set_wakeup_fd(-1)
             if now not in (-1, self._pipe.sender()):

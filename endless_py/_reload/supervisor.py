@@ -251,6 +251,11 @@ class Supervisor:
         if self._extend_at is not None and now >= self._extend_at:
             self._extend()
 
+    @property
+    def holds(self) -> bool:
+        """Whether it has what a forked child must not keep."""
+        return self.pid_file is not None or self.notifier.enabled
+
     def in_forked_child(self) -> None:
         """A forked child speaks to nobody and owns nothing."""
         self.in_charge = False

@@ -92,6 +92,7 @@ class AcceptLoop:
         """The listener is shared with another generation, so nothing may wait on it."""
         server, listener = self._server, self._listener
         platform.require()
+        process.current.forked_child.settle()
         if listener not in process.current.listeners.all:
             if listener.binding is None:  # a program may have bound it without server_bind()
                 with suppress(OSError):
@@ -126,6 +127,9 @@ class AcceptLoop:
             wait = parking.shorten(wait)
         if self._slow is not None:
             wait = self._slow.shorten(wait)
+        exiting = listener.connections.exiting
+        if exiting:
+            wait = forking.AGAIN if wait is None else min(wait, forking.AGAIN)
         if listener.arrivals:
             wait = 0.0
         actions = acts(server)
@@ -139,7 +143,7 @@ class AcceptLoop:
         acceptable = accepts in ready
         speaks = parked in ready
         ready -= {accepts, parked}
-        if ready or woken or ends is not None:
+        if ready or woken or exiting or ends is not None:
             self._look_elsewhere(ready, woken, ends)
         handled = False
         try:
@@ -192,14 +196,12 @@ class AcceptLoop:
             watched[accepts] = READ
         if parked >= 0:
             watched[parked] = READ
-        retry = None
-        for handler in list(listener.connections.forked.values()):
-            if handler.retry_at is None:
+        connections = listener.connections
+        for handler in list(connections.forked.values()):
+            if handler.pid not in connections.exiting:
                 watched[handler.channel.fileno()] = READ
-            else:
-                retry = min(retry or handler.retry_at, handler.retry_at)
         poller.watch(watched)
-        deadlines = [current.deadline() if leads else None, self._until, retry]
+        deadlines = [current.deadline() if leads else None, self._until]
         if listener.accepting or listener.serves_queue:
             deadlines.append(listener.paused_until)
         ends = min((t for t in deadlines if t is not None), default=None)

@@ -11,7 +11,6 @@ import os
 import select
 import socket
 import socketserver
-import time
 
 from endless_py._handoff.channel import Channel
 from endless_py._reload import process
@@ -22,7 +21,7 @@ TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
-_RETRY = 0.01  # seconds between looks at a child that let go of its end but lives
+AGAIN = 0.01  # seconds between looks at a child that has closed its end but lives, at most
 StdForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())
 
 
@@ -38,6 +37,7 @@ def fork(server: Any, request: Any, client_address: Any) -> None:
     ours, its = process.current.make(socket.socketpair)
     listener.handler_end = its
     try:
+        process.current.forked_child.note(listener)
         process.current.listeners.fork_for(
             listener, server.process_request, request, client_address
         )
@@ -70,20 +70,23 @@ def send_home(listener: Any, connection: MigratingConnection) -> None:
 def look(server: Any, ready: set[int]) -> set[int]:
     """Take the connections that came home, and reap the handlers whose ends are closed.
 
-    Returns what of these descriptors is not a handler's.
+    Returns what of these descriptors is not a handler's. The kernel closes what an exiting process
+    has before it can be reaped: on several cores one in four is still there then. It is looked at
+    again in the next turn, within AGAIN.
     """
-    forked, now, rest = server._listener.connections.forked, time.monotonic(), set(ready)
-    for handler in list(forked.values()):
+    listener, rest = server._listener, set(ready)
+    connections = listener.connections
+    for handler in list(connections.forked.values()):
         descriptor = handler.channel.fileno()
         if descriptor in ready:
             rest.discard(descriptor)
             _receive(server, handler)  # before it is reaped: a connection is counted all the time
-        elif handler.retry_at is None or now < handler.retry_at:
+        elif handler.pid not in connections.exiting:
             continue
         try:
             if os.waitpid(handler.pid, os.WNOHANG)[0] == 0:
-                handler.retry_at = now + _RETRY
-                server._listener.settled = None
+                connections.exiting.add(handler.pid)
+                listener.poller.discard(descriptor)
                 continue
         except ChildProcessError:
             pass  # reaped by another part of the program
@@ -149,6 +152,7 @@ def _forget(server: Any, handler: ForkedHandler) -> None:
         listener.poller.discard(handler.channel.fileno())
     handler.channel.close()
     del listener.connections.forked[handler.pid]
+    listener.connections.exiting.discard(handler.pid)
     server.active_children.discard(handler.pid)
     if not listener.accepting:
         process.current.wake()  # it may have been the last one of a drain

@@ -129,7 +129,6 @@ class ForkedHandler:
         self.receiver: Any = None  # the Channel on it, made when something comes
         self.client_address = client_address
         self.since = time.monotonic()
-        self.retry_at: Optional[float] = None
 
     def cut(self) -> None:
         # It is not reaped yet, so the number cannot be another process's.
@@ -145,6 +144,7 @@ class Connections:
         # Those of them that are parked or leave when their handlers have ended; nearly always none.
         self.going_on: set[int] = set()
         self.forked: dict[int, ForkedHandler] = {}  # by pid
+        self.exiting: set[int] = set()  # pids of those that have closed their end, and live
         self.parked: dict[int, MigratingConnection] = {}  # by descriptor
         self.served = 0  # how often one was given to a handler
         self.accepted = 0  # counted by the loop alone

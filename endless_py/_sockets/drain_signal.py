@@ -99,10 +99,18 @@ class DrainSignal:
             self.tell()
 
     def in_forked_child(self) -> None:
-        """In a forked handler: only the serving process can send it."""
-        self._local = False
+        """In a forked child: only the serving process can send it."""
+        self.in_handler_process()
         for crowd in self._living():
             crowd.writer.close()
+
+    def in_handler_process(self) -> None:
+        """In a forked handler, which has given up the `descriptors()`."""
+        self._local = False
+
+    def descriptors(self) -> list[int]:
+        """Return those of the writing ends, which a forked child has to give up."""
+        return [crowd.writer.fileno() for crowd in self._living()]
 
     def was_sent(self) -> bool:
         """Whether the drain has begun; costs a system call in a forked handler only."""

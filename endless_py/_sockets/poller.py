@@ -139,5 +139,9 @@ class Poller:
                 return ready
             time.sleep(left)
 
+    def descriptors(self) -> list[int]:
+        """Return those of its own, which a forked child has to give up."""
+        return [self._self_pipe.fileno(), self._self_pipe.sender()]
+
     def close(self) -> None:
         self._self_pipe.close()

@@ -190,6 +190,68 @@ def test_a_forked_handler_holds_neither_listener_nor_channel(tmp_path):
         program.stop(new)
 
 
+def test_the_end_of_a_forked_handler_is_no_step_of_the_machine(tmp_path):
+    """Its end of the pair is closed before it can be reaped, here for longer than usual."""
+    code = """
+from endless_py._reload import process
+
+steps, step, exit = 0, process.current.step, os._exit
+
+def counted():
+    global steps
+    steps += 1
+    step()
+
+def lingers(status):
+    os.closerange(3, 256)
+    time.sleep(0.05)
+    exit(status)
+
+class Tells(Handler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("X-Steps", str(steps))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+process.current.step, os._exit = counted, lingers
+"""
+    code += FORKS.replace("Handler", "Tells")
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        taken = set()
+        for _ in range(3):
+            client = connect(program.port)
+            client.request("GET", "/")
+            taken.add(client.getresponse().headers["X-Steps"])
+            client.close()
+            program.wait_alone(pid)  # it is reaped nonetheless
+        assert len(taken) == 1
+        program.stop(pid)
+
+
+def test_a_forked_handler_may_close_the_server_that_it_was_forked_from(tmp_path):
+    code = """
+class Closes(Handler):
+    def do_GET(self):
+        self.server.shutdown()
+        self.server.server_close()
+        numbers = [os.open(folder / "own", os.O_CREAT | os.O_RDWR) for _ in range(20)]
+        self.server.server_close()
+        endless_py.state()
+        assert [os.write(number, b"own") for number in numbers] == [3] * 20
+        super().do_GET()
+"""
+    code += FORKS.replace("Handler)", "Closes)")
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        assert get(program.port).split()[0] == "0"
+        new = program.reload(1, pid)
+        program.process.wait(TIMEOUT)
+        assert get(program.port).split()[0] == "1"
+        program.stop(new)
+
+
 def answers_and_rests(folder, code, times):
     with custom(folder, code) as program:
         pid = program.wait_serving()
