@@ -99,7 +99,11 @@ class ForkedChild:
         self._give_up(served)
 
     def settle(self) -> None:
-        """A handler goes on to more than its request: it gives up what other children do."""
+        """A server is added or removed, or its loop begins: note anew before the next fork.
+
+        In a handler, which goes on to more than its request: give up what other children do.
+        """
+        self._noted_for, self._noted = (), None
         served, self._served = self._served, None
         if served is not None:
             self._give_up(served)
@@ -144,9 +148,13 @@ def _to_null_device(descriptors: tuple[int, ...]) -> bool:
     """Have each of them mean the null device from now on; whether that could be done."""
     try:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # none is free
+    except OSError:  # no descriptor is free, or the program has no such device
         return False
-    for descriptor in descriptors:
-        os.dup2(null, descriptor, inheritable=False)
-    os.close(null)
+    try:
+        for descriptor in descriptors:
+            os.dup2(null, descriptor, inheritable=False)
+    except OSError:
+        return False
+    finally:
+        os.close(null)
     return True
