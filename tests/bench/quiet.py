@@ -84,16 +84,21 @@ def _resident(settings: Settings, library: str) -> float:
 
 
 def memory(settings: Settings) -> list[Row]:
-    """Resident memory of a fresh server; the floor is the least that reloads at HUP."""
-    ours, standard, floor = turns(
-        settings.pick(7, 1),
-        *(partial(_resident, settings, library) for library in (OURS, STANDARD, MINIMAL)),
+    """Resident memory of a fresh server.
+
+    The floor is the least that reloads at HUP; and a standard server that has merely imported ours
+    as well shows how much of it is code.
+    """
+    libraries = (OURS, STANDARD, MINIMAL, "imported")
+    ours, standard, floor, code = turns(
+        settings.pick(7, 1), *(partial(_resident, settings, library) for library in libraries)
     )
     what = "memory of a fresh server, more"
     against = f"standard class: {statistics.median(standard):.1f} MB"
     return [
         at_most(what, against, differences(ours, standard), 1, "MB", 2),
         at_most(f"{what}; the floor", against, differences(floor, standard), None, "MB", 2),
+        at_most(f"{what}; ours only imported", against, differences(code, standard), None, "MB", 2),
     ]
 
 

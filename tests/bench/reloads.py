@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 from itertools import chain
 from typing import Callable, Tuple
 
@@ -38,6 +39,7 @@ from measure import (
 )
 
 KIND = "ThreadingHTTPServer"
+FLOOR = "the floor with a successor that is nobody's child"
 MS = 1000.0
 
 
@@ -156,7 +158,7 @@ def reload(settings: Settings) -> list[Row]:
             digits=1,
         ),
         at_most(
-            f"{what}, difference; the floor with a successor that is nobody's child",
+            f"{what}, difference; {FLOOR}",
             bare,
             differences(apart_hup, bare_start),
             None,
@@ -222,14 +224,18 @@ Sample = Tuple[float, float, int]  # moment after the event (s), latency (ms), p
 
 
 def latencies(
-    settings: Settings, event: Callable[[object], object], kind: str = KIND, idle: int = 0
+    settings: Settings,
+    event: Callable[[object], object],
+    kind: str = KIND,
+    idle: int = 0,
+    library: str = OURS,
 ) -> list[Sample]:
     """New connections before and after something happens to the server, which has idle ones."""
     before, after = (1.0, 2.0) if not settings.quick else (0.2, 0.5)
     samples: list[Sample] = []
     while {0 <= moment < 1 for moment, _, _ in samples} != {True, False}:  # else it had no turn
         with contextlib.ExitStack() as stack:
-            program, port = stack.enter_context(server(settings, OURS, kind))
+            program, port = stack.enter_context(server(settings, library, kind))
             connect(idle)(port, stack)
             ask(port)
             with start_client(settings, "latency", port, before + after) as client:
@@ -251,25 +257,31 @@ def p99(values: list[float]) -> float:
 
 
 def latency(settings: Settings) -> list[Row]:
-    """New connections in the second after HUP; the floor is a start of the program beside it."""
+    """New connections in the second after HUP.
+
+    The floor is that of a program that merely reloads, of which nobody's child is the successor;
+    and the start of any program beside this one shows what the machine does to it.
+    """
 
     def beside(program) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(server(settings, OURS, KIND))
 
     turns_ = settings.pick(8, 1)
-    runs: dict[str, list[list[Sample]]] = {"hup": [], "beside": []}
-    for _ in range(turns_):
-        runs["hup"].append(latencies(settings, hup))
-        runs["beside"].append(latencies(settings, beside))
+    kinds = [
+        ("in the second after HUP", partial(latencies, settings, hup)),
+        (f"the same; {FLOOR}", partial(latencies, settings, hup, library=APART)),
+        ("in the second after the start of a program", partial(latencies, settings, beside)),
+    ]
+    runs = {what: values for (what, _), values in zip(kinds, turns(turns_, *(m for _, m in kinds)))}
     rows = []
-    for name, what in [("hup", "in the second after HUP"), ("beside", "the floor")]:
+    for what, _ in kinds:
         inside, outside = [], []
-        for run in runs[name]:
+        for run in runs[what]:
             inside.append([t for moment, t, _ in run if 0 <= moment < 1])
             outside.append([t for moment, t, _ in run if not 0 <= moment < 1])
         pooled = p99([*chain(*inside)]), p99([*chain(*outside)])
-        goal = 1.5 if name == "hup" else None
+        goal = 1.5 if what == kinds[0][0] else None
         each = ratios([p99(i) for i in inside], [p99(o) for o in outside])
         ratio = pooled[0] / pooled[1]
         rows.append(

@@ -11,11 +11,12 @@ waiting     the standard one, with TCP_NODELAY; it waits for its client and for 
 pooled      the standard one, with TCP_NODELAY, and sixteen threads that take what is accepted from
             a queue, one connection after the other
 counting    the standard one, with the least that tells which handlers are active, until when,
-            without polling: an entry in a dict for each, and a pipe for each forked one
+            without polling: an entry in a dict for each; each forked one has a socket pair, over
+            which it could send its connection home, and no descriptor that is only the server's
 minimal     the standard one, with TCP_NODELAY and the least that reloads at HUP
 apart       the same, and a small interpreter starts its successor and ends, so that it is nobody's
             child
-imported    the standard one, in a program that has imported endless_py
+imported    the standard one, in a program that has imported ours as well
 
 It writes `port N` once it listens. COUNT servers (default 1) are served, each but the last by a
 thread of its own; the last one on PORT (default 0, any). With COUNT 0 the program ends when its
@@ -28,6 +29,7 @@ computes for N turns of a loop, POST waits for its body. The others echo a line 
 import os
 import queue
 import select
+import signal
 import socket
 import socketserver as std_socketserver
 import sys
@@ -52,7 +54,8 @@ else:
     from endless_py import socketserver as module
 
 if library == "imported":
-    import endless_py  # noqa: F401
+    import endless_py.http.server
+    import endless_py.socketserver  # noqa: F401
 
 kept = []
 
@@ -100,27 +103,50 @@ class Counting:
     """The floor of echoes."""
 
     def __init__(self, *arguments):
-        self.handlers, self.pipes = {}, {}
+        self.handlers, self.ways = {}, {}
         super().__init__(*arguments)
 
     def serve_forever(self):
         self.poll = select.poll()
         self.poll.register(self, select.POLLIN)
+        if hasattr(self, "active_children"):
+            self.watch_forks()
         while True:
             for descriptor, _ in self.poll.poll():
                 if descriptor == self.fileno():
                     self._handle_request_noblock()
                 else:
                     self.poll.unregister(descriptor)
-                    os.close(descriptor)
-                    os.waitpid(self.pipes.pop(descriptor), 0)
+                    pid, ours = self.ways.pop(descriptor)
+                    ours.close()
+                    os.waitpid(pid, 0)
+
+    def watch_forks(self):
+        # The drain, the signals' pipe, commands; the child neither serves nor hears of them.
+        own = [end for _ in range(3) for end in os.pipe()]
+        caught, held = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}, []
+
+        def before():
+            held.append(signal.pthread_sigmask(signal.SIG_BLOCK, caught))
+
+        def after():
+            signal.pthread_sigmask(signal.SIG_SETMASK, held.pop())
+
+        def after_in_child():
+            for descriptor in own:
+                os.close(descriptor)
+            if self.socket.type == socket.SOCK_STREAM:
+                self.socket.close()
+            after()
+
+        os.register_at_fork(before=before, after_in_parent=after, after_in_child=after_in_child)
 
     def process_request(self, request, client_address):
         if hasattr(self, "active_children"):
-            ours, its = os.pipe()
+            ours, its = socket.socketpair()
             super().process_request(request, client_address)
-            os.close(its)
-            self.pipes[ours] = self.active_children.pop()
+            its.close()
+            self.ways[ours.fileno()] = self.active_children.pop(), ours
             self.poll.register(ours, select.POLLIN)
         else:
             self.handlers[id(request)] = client_address, time.monotonic()

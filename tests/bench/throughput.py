@@ -35,7 +35,7 @@ ECHOES = [
 WSGI = {"gunicorn, gthread": 1.5, "waitress": 1.0, "uWSGI": None}  # how much faster ours is to be
 # By what a class's name begins with: what else is measured, its name in the table, its goal.
 EXTRAS = {
-    "Forking": ("imported", "the standard class with endless_py imported", None),
+    "Forking": ("imported", "the standard class with ours imported", None),
     "Threading": ("reusing", "reuse_threads", 1.1),
 }
 
