@@ -252,6 +252,29 @@ class Closes(Handler):
         program.stop(new)
 
 
+def test_a_forked_handler_reloads_by_a_signal_to_its_parent(tmp_path):
+    code = """
+class Reloads(Handler):
+    def do_GET(self):
+        if self.path == "/call":
+            endless_py.reload()
+            endless_py.stop()
+        elif self.path == "/signal":
+            os.kill(os.getppid(), signal.SIGHUP)
+        super().do_GET()
+"""
+    code += FORKS.replace("Handler)", "Reloads)")
+    with custom(tmp_path, code) as program:
+        pid = program.wait_serving()
+        assert get(program.port, "/call").split()[0] == "0"
+        program.wait_alone(pid)
+        assert "started generation" not in program.text
+        get(program.port, "/signal")
+        new = program.wait_serving(1)
+        program.process.wait(TIMEOUT)
+        program.stop(new)
+
+
 def answers_and_rests(folder, code, times):
     with custom(folder, code) as program:
         pid = program.wait_serving()
