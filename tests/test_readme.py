@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import contextlib
+import functools
 import hashlib
 import http.client
 import inspect
@@ -127,8 +128,10 @@ def _strings():
                 yield node.value
 
 
+@functools.cache
 def _log_calls():
     """Every call that writes a line: where it is, its templates, and the name of its event."""
+    found = []
     for path in {*(ROOT / "endless_py").rglob("*.py")} - {Path(log.__file__)}:
         tree = ast.parse(path.read_text())
         for function in ast.walk(tree):
@@ -142,14 +145,17 @@ def _log_calls():
                 if not isinstance(node, ast.Call):
                     continue
                 name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
-                level = ast.unparse(node.args[0]) if node.args else ""
-                if name in ("log", "_say", "log_line") and re.match(r"log\.[A-Z]|level$", level):
+                if name not in ("log", "_say", "log_line") or not node.args:
+                    continue
+                if re.match(r"log\.[A-Z]|level$", ast.unparse(node.args[0])):
                     template = node.args[1] if len(node.args) > 1 else None
-                    found = {getattr(template, "value", None)}
+                    templates = {getattr(template, "value", None)}
                     if isinstance(template, ast.Name):
-                        found = texts.pop(template.id, set())
+                        templates = texts.pop(template.id, set())
                     event = node.args[2] if len(node.args) > 2 else None
-                    yield f"{path.name}:{node.lineno}", found, event, node.keywords
+                    place = f"{path.name}:{node.lineno}"
+                    found.append((place, templates, event, node.keywords))
+    return found
 
 
 def _shown(template):
@@ -158,7 +164,7 @@ def _shown(template):
 
 
 def test_every_line_is_an_event_with_a_constant_template_and_fields():
-    calls = list(_log_calls())
+    calls = _log_calls()
     assert len(calls) > 60
     reserved = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
     for place, templates, event, keywords in calls:

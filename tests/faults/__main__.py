@@ -106,9 +106,7 @@ def matrix(words: list[str]) -> int:
         help="the Kth of N shares alone, each with cells of every row and column",
     )
     parser.add_argument("--jobs", type=int, default=4, metavar="N", help="cells at once (4)")
-    parser.add_argument(
-        "--log", action="store_true", help="say each cell as it comes, and what a bad one logged"
-    )
+    parser.add_argument("--log", action="store_true", help="say each cell as it comes")
     given = parser.parse_args(words)
     chosen = [
         cell
@@ -140,9 +138,7 @@ def matrix(words: list[str]) -> int:
         print(f"{summary(outcomes)}\n")
     bad = [outcome for outcome in found if outcome.bad]
     for outcome in bad:
-        print(f"BAD: {outcome.cell} ({outcome.seconds:.1f} s): {outcome.bad}")
-        if given.log:
-            print(outcome.log)
+        print(f"BAD: {outcome.cell} ({outcome.seconds:.1f} s): {outcome.bad}\n{outcome.log}")
     slowest = max((outcome.seconds for outcome in found), default=0)
     named = "; ".join(f"{outcome.cell}: {outcome.bad}" for outcome in bad)
     print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
+import itertools
 import os
 import random
 import re
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "programs"
 SUPPORT = ROOT / "tests" / "support"
 TIMEOUT = 30.0
+_PORTS_EACH = 2000  # numbers that each of pytest's processes chooses from
 PAUSE = 0.005  # seconds between two requests of a client: several servers share the machine
 
 
@@ -241,10 +243,19 @@ def connect(address: object) -> http.client.HTTPConnection:
     return UnixHTTPConnection(str(address))
 
 
+# hypothesis seeds the other kind of random numbers
+_ports = itertools.count(random.SystemRandom().randrange(_PORTS_EACH))
+
+
 def free_port() -> int:
-    """Return a port that nobody is given by chance until it is bound: below those for clients."""
+    """Return a port that nobody is given by chance until it is bound: below those for clients.
+
+    No two processes of a run choose the same one: each of pytest's has numbers of its own.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").strip("gw"))
+    first = 10000 + _PORTS_EACH * (number % 11)
     while True:
-        port = random.SystemRandom().randrange(10000, 32000)  # hypothesis seeds the other one
+        port = first + next(_ports) % _PORTS_EACH
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
