@@ -46,9 +46,7 @@ def asgi(folder, *words, workers=3, **more):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    ("count", "keep_pid"), [(2, "no"), slow(often(20), "no"), slow(often(20), "yes")]
-)
+@pytest.mark.parametrize(("count", "keep_pid"), [slow(often(20), "no"), slow(often(20), "yes")])
 def test_reloads_under_load_lose_nothing(count, keep_pid, tmp_path):
     addresses, health = (free_port(), tmp_path / "socket"), free_port()
     words = ["-b", f"127.0.0.1:{addresses[0]}", "-b", "unix:socket", "-p", "pid"]

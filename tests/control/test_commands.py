@@ -388,6 +388,8 @@ def test_the_status_of_two_generations(folder):
             until(lambda: "serving" in command("status", old)[1])
             assert command("reload", old)[0] == 0
             new = program.wait_serving(1)
+            # What its predecessor says of the reload comes to it a moment after the command's end.
+            until(lambda: "last reload" in command("status", new)[1])
             for pid in (old, new):
                 status, output, _ = command("status", "--json", pid)
                 assert status == 0

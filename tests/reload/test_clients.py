@@ -196,7 +196,7 @@ class Curl:
         return errors
 
 
-@pytest.mark.parametrize("kind", ["kept", slow("no TCP keep-alive"), slow("closes")])
+@pytest.mark.parametrize("kind", [slow("kept"), slow("no TCP keep-alive"), slow("closes")])
 def test_curl(kind, tmp_path):
     with server() as program:
         curl = Curl(tmp_path, program.port, CURLS[kind])

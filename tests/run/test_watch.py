@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from harness import Program, get, until
+from harness import Program, first, get, until
 
 RUN = [sys.executable, "-m", "endless_py", "run"]
 APP = """
@@ -53,7 +53,7 @@ def reloaded(program, old):
     return until(alone)
 
 
-@pytest.mark.parametrize("name", ["words.py", "app.py"])
+@pytest.mark.parametrize("name", first(["words.py", "app.py"]))
 def test_a_change_reloads(app, name):
     with watching(app) as program:
         pid = program.wait_serving()

@@ -108,7 +108,8 @@ def test_as_many_workers_as_there_are_processors_where_there_is_one():
 COUNTERS = "requests", "connections_accepted", "connections_cut"
 
 
-@pytest.mark.parametrize("workers", first([1, 3]))
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
 def test_ten_reloads_under_load_and_the_counters_never_fall(workers):
     """Prometheus scrapes, and a load balancer asks, without a pause: neither is refused."""
     where = free_port()

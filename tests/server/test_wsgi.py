@@ -89,7 +89,7 @@ class Server(endless_py.GracefulMixIn, standard.ThreadingMixIn, theirs.WSGIServe
     ("kind", "handler"),
     [
         slow("WSGIServer", "WSGIRequestHandler"),
-        ("ThreadingWSGIServer", "WSGIRequestHandler"),
+        slow("ThreadingWSGIServer", "WSGIRequestHandler"),
         slow("ThreadingWSGIServer", "Modern"),
         slow("Server", "theirs.WSGIRequestHandler"),
     ],

@@ -405,6 +405,7 @@ def test_a_worker_whose_function_returns_is_replaced(tmp_path):
         program.stop(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_leader_that_is_killed_leaves_nothing_behind(kind, tmp_path):
     with start(tmp_path, kind) as program:
