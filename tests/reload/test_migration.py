@@ -259,7 +259,7 @@ def kept_by(clients, sent=False):
         slow("ForkingHTTPServer", 30, 10),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", first([signal.SIGKILL, signal.SIGSTOP]))
 def test_what_a_killed_successor_has_not_taken_is_served_here(number, kind, count, at, tmp_path):
     with fatal(tmp_path, number, at, kind) as program:
         old = program.wait_serving()

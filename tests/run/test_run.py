@@ -38,7 +38,9 @@ def standard(kind, *options, cwd=None, **more):
     )
 
 
-@pytest.mark.parametrize("kind", ["threading", slow("forking"), slow("wsgiref"), "odd", "sleeping"])
+@pytest.mark.parametrize(
+    "kind", ["threading", slow("forking"), slow("wsgiref"), slow("odd"), "sleeping"]
+)
 def test_a_reload_under_load_loses_nothing(kind):
     with standard(kind) as program:
         reloads_under(Load(program.port, keep_alive=kind in ("threading", "forking")), program)

@@ -171,6 +171,7 @@ def test_many_reloads_under_load_lose_nothing(kind, keep_pid, tmp_path):
         assert "Traceback" not in program.text
 
 
+@pytest.mark.slow
 def test_reloads_under_load_lose_nothing(tmp_path):
     with start(tmp_path) as program:
         pid = program.wait_serving()
