@@ -62,9 +62,7 @@ def port_of(program: Program, health_port: int) -> int:
 # -- a listener of their own --------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kind", first(["ThreadingHTTPServer", "HTTPServer", "ForkingHTTPServer"], 3)
-)
+@pytest.mark.parametrize("kind", first(["ThreadingHTTPServer", "HTTPServer", "ForkingHTTPServer"]))
 def test_the_pages_over_reloads_and_a_stop(kind):
     where = free_port()
     with web(where, kind, ENDLESS_PY_STOP_DELAY="1") as program:

@@ -15,7 +15,7 @@ import time
 
 import pytest
 from custom_code import custom
-from harness import Load, Program, connect, environment, first, get, slow, until
+from harness import Load, Program, connect, environment, get, slow, until
 from worker_team import all_answer
 
 from endless_py import ThreadingHTTPServer
@@ -234,7 +234,8 @@ def test_what_a_replaced_worker_handles_is_finished_and_the_next_one_waits(tmp_p
         program.stop(leader)
 
 
-@pytest.mark.parametrize("signal_name", first(["SIGHUP", "SIGTERM"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_name", ["SIGHUP", "SIGTERM"])
 def test_a_signal_while_a_worker_is_replaced(signal_name, tmp_path):
     with limited(tmp_path, MAX_RSS="100") as program:
         leader = program.wait_serving()
@@ -454,6 +455,7 @@ def test_one_process_under_load_loses_nothing():
         program.wait_alone(None)
 
 
+@pytest.mark.slow
 def test_no_reload_begins_while_an_older_generation_finishes(tmp_path):
     with limited(tmp_path, workers=1, MAX_REQUESTS="3") as program:
         program.wait_serving()

@@ -46,18 +46,20 @@ def start(folder, kind="asyncio", workers=3, addresses=(), **more):
 @pytest.mark.parametrize("kind", [*KINDS, slow("apart")])
 def test_all_serve_all_and_the_leader_tells_of_all(kind, tmp_path):
     addresses = (free_port(), str(tmp_path / "socket"))
+
+    def is_shared_out(address):
+        answers = collections.Counter(get(address) for _ in range(30))
+        return len(answers) == 3 and min(answers.values()) >= 5
+
     with start(tmp_path, kind, addresses=addresses) as program:
         pid = program.wait_serving(count=2)
-        for address in addresses:
-            until(lambda a=address: len({get(a) for _ in range(6)}) == 3)  # told to accept
-            answers = collections.Counter(get(address) for _ in range(30))
-            assert len(answers) == 3
-            assert min(answers.values()) >= 5
+        for address in addresses:  # one of them may be told to accept, or run, later than others
+            until(lambda a=address: is_shared_out(a))
         for _ in range(6):
             found = state(addresses[0])["workers"]
             assert [worker["number"] for worker in found] == [0, 1, 2]
             assert found[0]["pid"] == pid
-        assert sum(worker["served"] for worker in found) >= 66
+        assert sum(worker["served"] for worker in found) >= 60
         until(lambda: sum(w["active"] for w in state(addresses[0])["workers"]) == 1)
         wait_settled(program, pid)
         program.stop(pid)
@@ -107,6 +109,7 @@ def test_a_burst_is_shared_out(kind, tmp_path):
             connection.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_computes_is_passed_over(tmp_path):
     with start(tmp_path, workers=2) as program:
         program.wait_serving()
@@ -260,6 +263,7 @@ def test_requests_in_flight_are_finished(kind, tmp_path):
         assert "ends what is still active" not in program.text
 
 
+@pytest.mark.slow
 def test_a_second_order_ends_what_all_of_them_do(tmp_path):
     with start(tmp_path) as program:
         pid = program.wait_serving()
