@@ -299,7 +299,7 @@ threading.Thread(target=ask, daemon=True).start()
 with ForkingHTTPServer(("127.0.0.1", 0), Asks) as server:
     server.serve_forever()
 """
-    answers_and_rests(tmp_path, code, 40)
+    answers_and_rests(tmp_path, code, 100)
 
 
 def test_a_forked_handler_may_have_a_server_of_its_own(tmp_path):

@@ -68,8 +68,8 @@ def configure(path, cls, address):
 
 
 @pytest.mark.parametrize("cls", first(UDP) + first(UNIX, 0))
-def test_every_datagram_is_answered_over_many_reloads(cls, tmp_path):
-    unix, last = cls in UNIX, 10 if cls == UDP[0] else often(20)
+def test_every_datagram_is_answered_over_twenty_reloads(cls, tmp_path):
+    unix, last = cls in UNIX, 20 if cls == UDP[0] else often(20)
     address = str(tmp_path / "server") if unix else ["127.0.0.1", 0]
     with Program("echo_servers.py", configure(tmp_path / "config", cls, address)) as program:
         pid = program.wait_serving()
