@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Optional
 
@@ -20,12 +19,10 @@ from measure import (
     at_most,
     end_of,
     ratio_row,
-    ratios,
     server,
-    spread,
     turns,
 )
-from reloads import FLOOR, connect, hup, latencies, p99
+from reloads import FLOOR, connect, halves, hup, latencies, p99_row
 
 THREADING, FORKING = "ThreadingHTTPServer", "ForkingHTTPServer"
 REUSING = "reusing"
@@ -78,22 +75,11 @@ def _latency(
     settings: Settings, kind: str, count: int, goal: Optional[float], library: str = OURS
 ) -> Row:
     """New connections in the second after a HUP of a server that has idle ones."""
-    inside, outside = [], []
-    for _ in range(settings.pick(5, 1)):
-        run = latencies(settings, hup, kind, count, library)
-        inside.append([taken for moment, taken, _ in run if 0 <= moment < 1])
-        outside.append([taken for moment, taken, _ in run if not 0 <= moment < 1])
-    pooled = p99([*chain(*inside)]), p99([*chain(*outside)])
-    ratio = pooled[0] / pooled[1]
-    return Row(
-        f"p99 of new connections in the second after HUP, {kind}, {count} idle connections"
-        + ("" if library == OURS else f"; {FLOOR}"),
-        "outside reloads",
-        f"at most {goal:g} x" if goal else "",
-        f"{ratio:.2f} x ({pooled[0]:.2f} against {pooled[1]:.2f} ms)",
-        spread(ratios([p99(i) for i in inside], [p99(o) for o in outside]), " x"),
-        ratio <= goal if goal else None,
-    )
+    what = f"p99 of new connections in the second after HUP, {kind}, {count} idle connections"
+    if library != OURS:
+        what += f"; {FLOOR}"
+    runs = [latencies(settings, hup, kind, count, library) for _ in range(settings.pick(5, 1))]
+    return p99_row(what, *halves(runs), goal)
 
 
 def kept(settings: Settings) -> list[Row]:

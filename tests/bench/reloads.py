@@ -14,7 +14,7 @@ import tempfile
 import time
 from functools import partial
 from itertools import chain
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 from harness import TIMEOUT, free_port
 from measure import (
@@ -256,6 +256,29 @@ def p99(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
 
 
+def halves(runs: list[list[Sample]]) -> tuple[list[list[float]], list[list[float]]]:
+    """The latencies of each run in the second after the event, and all others."""
+    inside = [[taken for moment, taken, _ in run if 0 <= moment < 1] for run in runs]
+    outside = [[taken for moment, taken, _ in run if not 0 <= moment < 1] for run in runs]
+    return inside, outside
+
+
+def p99_row(
+    what: str, inside: list[list[float]], outside: list[list[float]], goal: Optional[float]
+) -> Row:
+    """A row about the p99 of all runs together; the spread is that of each."""
+    pooled = p99([*chain(*inside)]), p99([*chain(*outside)])
+    ratio = pooled[0] / pooled[1]
+    return Row(
+        what,
+        "outside reloads",
+        f"at most {goal:g} x" if goal else "",
+        f"{ratio:.2f} x ({pooled[0]:.2f} against {pooled[1]:.2f} ms)",
+        spread(ratios([p99(i) for i in inside], [p99(o) for o in outside]), " x"),
+        ratio <= goal if goal else None,
+    )
+
+
 def latency(settings: Settings) -> list[Row]:
     """New connections in the second after HUP.
 
@@ -276,24 +299,9 @@ def latency(settings: Settings) -> list[Row]:
     runs = {what: values for (what, _), values in zip(kinds, turns(turns_, *(m for _, m in kinds)))}
     rows = []
     for what, _ in kinds:
-        inside, outside = [], []
-        for run in runs[what]:
-            inside.append([t for moment, t, _ in run if 0 <= moment < 1])
-            outside.append([t for moment, t, _ in run if not 0 <= moment < 1])
-        pooled = p99([*chain(*inside)]), p99([*chain(*outside)])
+        inside, outside = halves(runs[what])
         goal = 1.5 if what == kinds[0][0] else None
-        each = ratios([p99(i) for i in inside], [p99(o) for o in outside])
-        ratio = pooled[0] / pooled[1]
-        rows.append(
-            Row(
-                f"p99 of new connections, {what}",
-                "outside reloads",
-                f"at most {goal} x" if goal else "",
-                f"{ratio:.2f} x ({pooled[0]:.2f} against {pooled[1]:.2f} ms)",
-                spread(each, " x"),
-                ratio <= goal if goal else None,
-            )
-        )
+        rows.append(p99_row(f"p99 of new connections, {what}", inside, outside, goal))
         most = [max(i) for i in inside], [max(o) for o in outside]
         rows.append(
             ratio_row(
