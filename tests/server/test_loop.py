@@ -284,6 +284,7 @@ def answers_and_rests(folder, code, times):
         program.stop(pid)
 
 
+@pytest.mark.slow
 def test_a_forked_handler_may_ask_what_another_thread_was_asking_as_it_was_forked(tmp_path):
     code = """
 class Asks(Handler):

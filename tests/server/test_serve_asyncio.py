@@ -29,7 +29,8 @@ def start(folder, kind, code=""):
     return Program("serves_asyncio.py", folder, kind)
 
 
-@pytest.mark.parametrize("kind", first(KINDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_ten_reloads_under_load_lose_nothing(kind, tmp_path):
     with start(tmp_path, kind) as program:
         text = reloads_under_load(program, 10, keep_alive=False)
