@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 # Seconds that a bridge has to serve before the old program is given up for it: what dies just after
 # its start is noticed while there is still something to go back to.
 _PROBATION = 0.5
+# Seconds from a successor's first word that it serves until this process ends at the earliest. To
+# free its memory takes a processor for 10 ms and more. The kernel has seen the other one busy with
+# the start of the successor, and for some 50 ms it gives new threads to this one, where each would
+# wait for the next tick of the scheduler, 4 ms.
+_SETTLING = 0.05
 _NAME_AFTER = 5.0  # seconds a program has to end before what keeps it alive is named
 # Seconds that the main thread has to end by itself, where it waited for the servers; until it is
 # ended though it does not come back to what it did, where it did not wait; and between two looks.
@@ -58,10 +63,11 @@ class Exit:
         self._migration = migration
         self.watch = ExitWatch(process, supervisor)
         self._probation: Optional[tuple[Successor, float]] = None  # its end (time.monotonic)
+        self._ends_from: Optional[float] = None  # until then it waits for nothing else
 
     def check(self) -> None:
         """During a drain: finish when nothing is left to wait for."""
-        process = self._process
+        process, self._ends_from = self._process, None
         if not process.machine.drains or process.driver.jobs_wait:
             return
         predecessors = process.predecessors.living
@@ -84,23 +90,27 @@ class Exit:
                 connections=count,
                 successor=process.successor,
             )
-        if not len(self._migration) and not self._on_probation():
-            process.fire(Event.EMPTY)
+        if not len(self._migration):
+            self._ends_from = self._earliest_end()
+            if self._ends_from is None or time.monotonic() >= self._ends_from:
+                process.fire(Event.EMPTY)
 
-    def _on_probation(self) -> bool:
-        """Whether the bridge has not served long enough: until then this process can resume."""
+    def _earliest_end(self) -> Optional[float]:
+        """Return the moment (time.monotonic) until which an end would come too soon."""
         process, successor = self._process, self._process.living_successor
-        if successor is None or not process.is_kept_by(successor):
-            return False
-        if self._stop.ordered or process.driver.exiting:  # it ends by itself
-            return False
+        if successor is None or self._stop.ordered or process.driver.exiting:
+            return None  # it ends by itself
+        if not process.is_kept_by(successor):
+            served = successor.first_ready
+            return None if served is None else served + _SETTLING
+        # Until the bridge has served long enough this process can resume.
         if self._probation is None or self._probation[0] is not successor:
             self._probation = successor, time.monotonic() + _PROBATION
-        return time.monotonic() < self._probation[1]
+        return self._probation[1]
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which there is something to do here."""
-        ends = self._probation[1] if self._probation and self._process.machine.drains else None
+        ends = self._ends_from if self._process.machine.drains else None
         times = ends, self.watch.deadline()
         return min((t for t in times if t is not None), default=None)
 
