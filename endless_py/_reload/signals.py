@@ -311,7 +311,7 @@ class Signals:
 
     def descriptors(self) -> list[int]:
         """Return those of the pipe, which a forked child has to give up."""
-        return [] if self._pipe is None else [self._pipe.fileno(), self._pipe.sender()]
+        return [] if self._pipe is None else self._pipe.descriptors()
 
     def close_pipe(self) -> None:
         if self._pipe is not None:

@@ -38,6 +38,10 @@ class SelfPipe:
         """Return the descriptor for signal.set_wakeup_fd(): a byte written to it is read here."""
         return self._sender.fileno()
 
+    def descriptors(self) -> list[int]:
+        """Return both, which a forked child has to give up."""
+        return [self._receiver.fileno(), self._sender.fileno()]
+
     def write(self) -> None:
         # A full one is readable already; nobody waits for a closed one.
         with suppress(OSError):
@@ -141,7 +145,7 @@ class Poller:
 
     def descriptors(self) -> list[int]:
         """Return those of its own, which a forked child has to give up."""
-        return [self._self_pipe.fileno(), self._self_pipe.sender()]
+        return self._self_pipe.descriptors()
 
     def close(self) -> None:
         self._self_pipe.close()

@@ -54,8 +54,10 @@ else:
     from endless_py import socketserver as module
 
 if library == "imported":
-    import endless_py.http.server
-    import endless_py.socketserver  # noqa: F401
+    import endless_py.socketserver
+
+    if HTTP:
+        import endless_py.http.server  # noqa: F401
 
 kept = []
 
