@@ -9,6 +9,7 @@ goes on to more than its request, closes each and forgets what belongs to it.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 
@@ -22,7 +23,7 @@ from endless_py._sockets.poller import Poller
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Callable, Optional
 
 
 class ForkedChild:
@@ -43,17 +44,25 @@ class ForkedChild:
         self._orders = orders
         self._noted_for: tuple[object, ...] = ()
         self._noted: Optional[tuple[int, ...]] = None
+        self._holds = False  # the supervisor has something to give up as well
+        self._forking: dict[int, Listener] = {}  # by thread: whose handler is being forked
         self._served: Optional[Listener] = None  # by a handler that has not given up everything
 
     # -- in the parent ----------------------------------------------------
 
-    def note(self, listener: Listener) -> None:
-        """A handler of this one is about to be forked: note what is only the server's."""
+    def fork(self, listener: Listener, fork: Callable[..., Any], *arguments: Any) -> None:
+        """Call fork(*arguments); what this thread forks meanwhile is a handler of this one."""
         process = self._process
         # All on which that depends: a number must not be noted longer than it means the same.
         now = process.driver.changes, process.listeners.all, listener.server.fileno()
         if now != self._noted_for:
             self._noted_for, self._noted = now, self._only_ours(listener)
+            self._holds = self._supervisor.holds
+        self._forking[_thread.get_ident()] = listener
+        try:
+            fork(*arguments)
+        finally:
+            self._forking.pop(_thread.get_ident(), None)
 
     def _only_ours(self, listener: Listener) -> Optional[tuple[int, ...]]:
         """Return those descriptors, None where more than descriptors is to be given up."""
@@ -83,17 +92,19 @@ class ForkedChild:
 
     def begin(self, beside_threads: bool) -> None:
         """A child was forked; other threads, which are not here, may have held our locks."""
-        served = self._process.listeners.forked_for()
+        served, self._forking = self._forking.get(_thread.get_ident()), {}
         if served is None or beside_threads:
             self._served = None
             self._renew_locks()
         elif self._noted is not None and _to_null_device(self._noted):
-            self._served = served
-            self._process.in_handler = served.in_child = True
-            self._process.signals.in_handler_process()
+            # Attributes, not methods: a function is some five pages that are written to.
+            process, self._served = self._process, served
+            process.in_handler = served.in_child = True
+            process.signals.handler = process.signals.end_handler
+            process.signals.late.clear()
             if served.drain_signal is not None:
-                served.drain_signal.in_handler_process()
-            if self._supervisor.holds:
+                served.drain_signal.local = False
+            if self._holds:
                 self._supervisor.in_forked_child()
             return
         self._give_up(served)

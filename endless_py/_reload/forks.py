@@ -59,5 +59,6 @@ class Forks:
     def _after_in_child(self) -> None:
         try:
             self._in_child(self._beside_threads)
-        finally:
-            self._after()
+        finally:  # as in _after(), which would be a function more
+            self._signals.after_fork()
+            self._lock.release()

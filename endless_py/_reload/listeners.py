@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import socket
 import threading
 import time
@@ -14,7 +13,7 @@ from endless_py._sockets.drain_signal import DrainSignal
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
-    from typing import Any, Callable, Optional
+    from typing import Any, Optional
 
     from endless_py._sockets.listener import Binding
 
@@ -23,12 +22,11 @@ _MOST_CLIENTS, _LONGEST_LINE = 200, 200  # that one answer has, and characters o
 
 
 class Listeners:
-    """Their list, which is replaced and never changed, and which of them forks in which thread."""
+    """Their list, which is replaced and never changed."""
 
     def __init__(self) -> None:
         self.all: tuple[Listener, ...] = ()
         self._lock = threading.Lock()
-        self._forking: dict[int, Listener] = {}
 
     def add(self, listener: Listener) -> None:
         """Know one more; those whose server is gone are forgotten."""
@@ -256,20 +254,6 @@ class Listeners:
             listener.settle()  # the successor may have set its own backlog and options
 
     # -- forks ------------------------------------------------------------
-
-    def fork_for(self, listener: Listener, fork: Callable[..., Any], *arguments: Any) -> None:
-        """Call fork(*arguments); what this thread forks meanwhile is a handler's process."""
-        self._forking[_thread.get_ident()] = listener
-        try:
-            fork(*arguments)
-        finally:
-            self._forking.pop(_thread.get_ident(), None)
-
-    def forked_for(self) -> Optional[Listener]:
-        """In a forked child: return the listener whose handler it is, None if it is another's."""
-        listener = self._forking.get(_thread.get_ident())
-        self._forking = {}
-        return listener
 
     def in_forked_child(self, served: Optional[Listener]) -> None:
         """In a forked child, which may be the process of a handler of `served`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # see `sigmask`
 import _thread
 import os
 import signal
@@ -13,7 +14,7 @@ from types import FrameType
 
 from endless_py._sockets.poller import SelfPipe
 from endless_py._support import log, sigmask
-from endless_py._support.sigmask import block, restore, unblock
+from endless_py._support.sigmask import block, unblock
 
 TYPE_CHECKING = False  # true for checkers: typing takes long to import
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Signals:
     """
 
     def __init__(self, handler: Handler, say: Callable[..., None], started: Started) -> None:
-        self._handler = handler
+        self.handler = handler
         self._say = say
         self._started = started
         self.roles: dict[int, str] = {
@@ -80,7 +81,7 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._pipe: Optional[SelfPipe] = None
         self._ran: set[int] = set()  # its handler ran, its number was not read yet
-        self._late: dict[int, _Late] = {}  # its number was read; the handler may be overdue
+        self.late: dict[int, _Late] = {}  # its number was read; the handler may be overdue
         self.for_main: set[int] = set()  # only the handler may take these, however late it runs
         self._forking: dict[int, set[int]] = {}  # by thread: what it held back before the fork
         self._asked = False  # the main thread, to install them for a server of another one
@@ -214,15 +215,15 @@ class Signals:
             self.install()
         # Before the look: who reads the number after that sees that the handler has run.
         self._ran.add(number)
-        late = self._late.get(number)
+        late = self.late.get(number)
         if late is not None:  # the number was read already, so nobody will look for this run
             mine = late.take()
             self._ran.discard(number)
-            if self._late.get(number) is late:
-                self._late.pop(number, None)
+            if self.late.get(number) is late:
+                self.late.pop(number, None)
             if not mine and number not in self.for_main:
                 return  # a loop has acted on it
-        self._handler(number, frame)
+        self.handler(number, frame)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable at a signal, -1 when there is none."""
@@ -230,7 +231,7 @@ class Signals:
 
     def deadline(self) -> Optional[float]:
         """Return the moment (time.monotonic) at which `overdue()` may have something."""
-        return min((late.due for late in list(self._late.values()) if not late.taken), default=None)
+        return min((late.due for late in list(self.late.values()) if not late.taken), default=None)
 
     def overdue(self, last: bool = False) -> list[int]:
         """Return the signals whose handler has not run in time. One thread at a time calls it.
@@ -240,14 +241,14 @@ class Signals:
         now = time.monotonic()
         if self._pipe is not None:
             for number in set(self._pipe.clear()) & self._previous.keys() - self.for_main:
-                before = self._late.get(number)
+                before = self.late.get(number)
                 if number in self._ran:
                     self._ran.discard(number)
                 elif (before is None or before.taken) and signal.getsignal(number) == self._run:
                     # Else the program has set one of its own since, which runs.
-                    self._late[number] = _Late(now + _HANDLER_TIME)
+                    self.late[number] = _Late(now + _HANDLER_TIME)
         found = []
-        for number, late in list(self._late.items()):
+        for number, late in list(self.late.items()):
             if late.taken:
                 continue  # the handler, which runs now or is still to run, takes it away
             if number not in self._ran:
@@ -257,7 +258,7 @@ class Signals:
                     found.append(number)
                     continue
             self._ran.discard(number)
-            self._late.pop(number, None)
+            self.late.pop(number, None)
         return found
 
     def restore(self) -> None:
@@ -277,13 +278,15 @@ class Signals:
         A signal to the whole group, as of a terminal or of systemd, would count twice here.
         """
         if self._pipe is not None:
-            self._forking[_thread.get_ident()] = block(self._previous)
+            # Not by `sigmask`: each fork of a handler pays for a function more.
+            before = _signal.pthread_sigmask(signal.SIG_BLOCK, self._previous)
+            self._forking[_thread.get_ident()] = before
 
     def after_fork(self) -> None:
         """Let them in again, in the parent and in the child."""
         before = self._forking.pop(_thread.get_ident(), None)
         if before is not None:
-            restore(before)
+            _signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def in_handler_process(self) -> None:
         """In a forked handler of requests signals mean something else from now on.
@@ -291,17 +294,17 @@ class Signals:
         The handlers stay: each signal() would cost it pages of memory, and SIG_IGN would be
         inherited by a program that it starts. The pipe is to be given up as well.
         """
-        self._handler = self._end_handler
-        self._late.clear()
+        self.handler = self.end_handler
+        self.late.clear()
 
     def take_over(self, handler: Handler) -> None:
         """In a process that was forked to serve: what the parent's meant is this handler's."""
-        self._handler = handler
-        self._ran, self._late, self._asked = set(), {}, False
+        self.handler = handler
+        self._ran, self.late, self._asked = set(), {}, False
         self.for_main = set()
         self.install()
 
-    def _end_handler(self, number: int, frame: Optional[FrameType]) -> None:
+    def end_handler(self, number: int, frame: Optional[FrameType]) -> None:
         """It finishes its response; a second order to end, or to force that, ends it."""
         role = self.roles.get(number)
         if role == FORCE:

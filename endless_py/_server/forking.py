@@ -37,10 +37,7 @@ def fork(server: Any, request: Any, client_address: Any) -> None:
     ours, its = process.current.make(socket.socketpair)
     listener.handler_end = its
     try:
-        process.current.forked_child.note(listener)
-        process.current.listeners.fork_for(
-            listener, server.process_request, request, client_address
-        )
+        process.current.forked_child.fork(listener, server.process_request, request, client_address)
     except BaseException:
         ours.close()
         raise

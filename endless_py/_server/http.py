@@ -265,18 +265,6 @@ _init = socketserver.BaseRequestHandler.__init__
 _Stream = socketserver.StreamRequestHandler
 
 
-def is_of_http(handler: Any) -> bool:
-    """Whether it is a BaseHTTPRequestHandler.
-
-    http.server takes long to import; whoever has a handler class of its own has done that.
-    """
-    try:
-        http: Any = sys.modules["http.server"]
-    except KeyError:
-        return False
-    return isinstance(handler, http.BaseHTTPRequestHandler)
-
-
 def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
     """Put the hooks into a new handler of one of our servers; None where it needs none."""
     try:  # not get(): it takes the dict's lock where there is no GIL, and every handler would
@@ -285,12 +273,17 @@ def _hooks(handler: Any, request: Any, server: Any) -> Optional[Hooks]:
         return None
     if not isinstance(listener, Listener):
         return None
-    kind = HTTPHooks if is_of_http(handler) else Hooks
-    if kind is Hooks:
+    try:  # it takes long to import; whoever has a handler class of its own has done that
+        http: Any = sys.modules["http.server"]
+        is_of_http = isinstance(handler, http.BaseHTTPRequestHandler)
+    except KeyError:
+        is_of_http = False
+    if not is_of_http:
         connection = listener.connections.get(request)
         if connection is None or connection.arrived_with is None:
             vars(handler).setdefault("migrating", False)
             return None  # there is nothing to restore
+    kind = HTTPHooks if is_of_http else Hooks
     return kind(handler, boundary.Boundary(listener, request))
 
 

@@ -44,7 +44,7 @@ class DrainSignal:
         self._untold: deque[Crowd] = deque()  # once it was sent
         self._joined = 0
         self.due: Optional[float] = None  # when the next crowd is told (time.monotonic)
-        self._local = True
+        self.local = True  # else this process is a forked child: only the serving one sends it
         self._sent = False
         self._migrate = False
         self.hurries = False  # known once was_sent() is true
@@ -67,7 +67,7 @@ class DrainSignal:
 
     def join(self, handlers: int) -> Crowd:
         """Return the crowd of one more handler of so many, which keeps it while it waits."""
-        if not self._local or self._sent:
+        if not self.local or self._sent:
             return self._first
         crowds = self._living()
         if handlers > _CROWD * len(crowds):
@@ -99,14 +99,10 @@ class DrainSignal:
             self.tell()
 
     def in_forked_child(self) -> None:
-        """In a forked child: only the serving process can send it."""
-        self.in_handler_process()
+        """In a forked child; a handler may have given up the `descriptors()` instead."""
+        self.local = False
         for crowd in self._living():
             crowd.writer.close()
-
-    def in_handler_process(self) -> None:
-        """In a forked handler, which has given up the `descriptors()`."""
-        self._local = False
 
     def descriptors(self) -> list[int]:
         """Return those of the writing ends, which a forked child has to give up."""
@@ -114,7 +110,7 @@ class DrainSignal:
 
     def was_sent(self) -> bool:
         """Whether the drain has begun; costs a system call in a forked handler only."""
-        if not self._sent and not self._local:
+        if not self._sent and not self.local:
             try:
                 word = self._first.reader.recv(1, socket.MSG_PEEK)
                 self._migrate, self.hurries, self._sent = word == b"M", word == b"H", True
