@@ -154,6 +154,8 @@ class Soak:
                 opened += [self._ask(port, "/hold") for _ in before["pids"]]
             elif plan.cell.step == "migrating":
                 opened += [self._ask(port, "/") for _ in range(3)]
+            if plan.cell.drains_workers:  # one of them is still there to be killed
+                opened += [self._ask(port, "/slow?6") for _ in range(3 * len(before["pids"]))]
             self._striker.place(plan.cell, before["pid"])
         time.sleep(plan.pauses[0])
         last = time.monotonic()
