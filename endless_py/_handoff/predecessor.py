@@ -34,6 +34,7 @@ class Predecessor:
         self.ancestor = bool(body.get("ancestor"))  # it has a living predecessor itself
         self.kept = bool(body["kept"])  # its process will be replaced by new code in place
         self.waits = bool(body.get("waits"))  # for everything to be handed back
+        self.gave_up = False  # this process; the end of the channel is not its own
 
     def to_json(self) -> dict[str, Any]:
         return {

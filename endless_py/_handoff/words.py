@@ -22,6 +22,8 @@
                              stop, force        so did a TERM, or an order to end at once; now:
                                                 a stop that no stop_delay puts off
                              ancestor_ended     the incumbent's own predecessor has ended
+                             given_up           you are not ready in time: end. I serve on, and all
+                                                that you were handed stays mine
                              connections        (descriptors) idle ones, to be answered: items
                              predecessor        (a descriptor) the channel to it, from now on yours
                              wait_over          to a bridge: the program has ended, hand back
@@ -159,6 +161,7 @@ FROM_PREDECESSOR: dict[str, Fields] = {
     "stop": {"now": lambda value: value is None or is_flag(value)},
     "force": {},
     "ancestor_ended": {},
+    "given_up": {},
     "connections": {"items": _is_list},
     "predecessor": {"pid": is_pid, "own": is_number, "numbers": _is_list},
     "wait_over": {},

@@ -198,6 +198,9 @@ class HearPredecessors:
             process.leave(Order(Event.FORCE, f"a force stop passed on by {predecessor}"))
         elif word == "ancestor_ended":
             predecessor.ancestor = False
+        elif word == "given_up":
+            predecessor.gave_up = True
+            process.listeners.leave_paths()
         elif word == "predecessor":
             process.predecessors.take_over(message, process.generation)
         elif word == "orphaned":
@@ -219,6 +222,8 @@ class HearPredecessors:
         process.received.close()
         process.listeners.never_wait()
         self._inherit.restore_error_output()  # nobody reads it any more
+        if predecessor.gave_up:
+            return  # it lives, and is in charge
         successor = process.living_successor
         if successor is not None and successor.pid == predecessor.pid:
             return  # its program has ended, and the process starts it anew

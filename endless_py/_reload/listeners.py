@@ -182,6 +182,12 @@ class Listeners:
             if listener.owns_path and listener.binding is not None:
                 listener.binding.unlink()
 
+    def leave_paths(self) -> None:
+        """The predecessor serves on: the Unix paths that came from it are its own."""
+        for listener in self.all:
+            if listener.binding is not None and listener.binding.index is not None:
+                listener.owns_path = False
+
     def close(self) -> None:
         """Have each serve its accept queue and close its socket."""
         for listener in self.all:

@@ -72,14 +72,17 @@ class Orders:
         event = None if role is None else _EVENTS[role]
         return Order(event, signal.Signals(number).name, number=number)
 
-    def step(self) -> None:
-        """Carry out what has come, and what signals have left whose handler did not run."""
-        process = self._process
+    def look(self) -> int:
+        """Note what signals have left whose handler did not run; return how many orders wait."""
         self.note_overdue()
         if self.terminal is not None:
             self.terminal.look()
-        while process.left_orders:
-            self._take(process.left_orders.popleft())
+        return len(self._process.left_orders)
+
+    def step(self, count: int) -> None:
+        """Carry out so many orders; more that have come meanwhile are for the next step."""
+        for _ in range(count):
+            self._take(self._process.left_orders.popleft())
 
     def note_overdue(self, last: bool = False) -> None:
         """Note the signals whose handler has not run in time; last: no time is left."""

@@ -177,9 +177,10 @@ class ServerProcess(BaseProcess):
         self.answers.control.step()
         self.report.step()
         self.inherit.step()
-        self.orders.step()
+        count = self.orders.look()
+        self.hear_predecessors.step()  # first: one may say something and send a signal then
+        self.orders.step(count)
         self.stop.check()
-        self.hear_predecessors.step()
         self._look_at_successor()
         if self.group is not None:
             self.group.step()

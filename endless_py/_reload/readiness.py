@@ -258,6 +258,8 @@ class Readiness:
                     seconds=timeout,
                 )
                 return
+            # Before the signal: it must not take the end of the channel for that of this process.
+            successor.say("given_up")
             # What serves one of the listeners has requests, which it is to finish.
             serves = bool(successor.ready)
             if successor.child is None or serves:

@@ -43,6 +43,7 @@ from strike import Striker
 from trial import quiet, read_pid_file
 
 SETTLED = 60.0  # seconds that a reload may take, fault included
+READY_TIMEOUT = 60  # seconds; longer than anything here waits, on a busy machine
 DRAIN, HAMMER = 60.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
 CELLS = [cell for cell in all_cells() if not cell.leaves_none]
 KINDS = ("plain", "cell", "storm", "kill", "stop", "worker")
@@ -98,7 +99,7 @@ class Soak:
 
     def _settings(self, keep_pid: bool, workers: int, drain_timeout: float) -> None:
         given = {"keep_pid": keep_pid, "workers": workers, "drain_timeout": drain_timeout}
-        given |= {"ready_timeout": 60, "keepalive_grace": 1}
+        given |= {"ready_timeout": READY_TIMEOUT, "keepalive_grace": 1}
         (self.folder / "settings").write_text(json.dumps(given))
 
     def run(self) -> None:
@@ -181,7 +182,12 @@ class Soak:
             return state if new or not succeeds else {}
 
         what = "younger than the last HUP, " if succeeds else ""
-        state = wait_until(settled, f"one process serves, {what}and no other is left", SETTLED)
+        waits = plan.kind == "cell" and plan.cell.waits_for_ready_timeout
+        state = wait_until(
+            settled,
+            f"one process serves, {what}and no other is left",
+            SETTLED + READY_TIMEOUT * waits,
+        )
         for sock in opened:
             sock.close()
         self._look(state)
