@@ -33,7 +33,9 @@ ThreadingHTTPServer(("127.0.0.1", 0), Handler).serve_forever()
 @pytest.fixture
 def app(tmp_path):
     (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "words.py").write_text("WORD = 'one'\n")
+    # Longer than what is written next: Python takes the compiled file of a text that is as long, if
+    # it was written in the same second.
+    (tmp_path / "words.py").write_text("WORD = 'one'  # the first\n")
     (tmp_path / "late.py").write_text("")
     return tmp_path
 
