@@ -40,10 +40,9 @@ from processes import (
     wait_until,
 )
 from strike import Striker
-from trial import quiet, read_pid_file
+from trial import READY_TIMEOUT, quiet, read_pid_file
 
 SETTLED = 60.0  # seconds that a reload may take, fault included
-READY_TIMEOUT = 60  # seconds; longer than anything here waits, on a busy machine
 DRAIN, HAMMER = 60.0, 1.0  # seconds: drain_timeout, and the one where it is to run out
 CELLS = [cell for cell in all_cells() if not cell.leaves_none]
 KINDS = ("plain", "cell", "storm", "kill", "stop", "worker")
